@@ -1,0 +1,3 @@
+//! Sluice: a Wasm-extensible gateway and IM access layer.
+
+pub mod message;

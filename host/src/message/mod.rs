@@ -1,0 +1,18 @@
+//! What passes through the gateway, as values: heads, bodies' shapes, who the
+//! client is, and the variables a rule can name.
+//!
+//! Reads no socket and no clock. Everything above (`net`, `route`, `filter`,
+//! `upstream`, `proxy`) speaks in these types, so no library's own type
+//! crosses a module border. Start at [`RequestHead`] and [`ResponseHead`].
+
+mod body;
+mod client;
+mod fields;
+mod head;
+mod transfer;
+
+pub use body::{BodyPart, BodyRead, BodyWrite};
+pub use client::{Client, ClientCertificate, TlsClient};
+pub use fields::{Field, FieldIndex, Fields, Name, Span};
+pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
+pub use transfer::TransferError;
