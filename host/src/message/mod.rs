@@ -7,12 +7,14 @@
 
 mod body;
 mod client;
+mod exchange;
 mod fields;
 mod head;
 mod transfer;
 
 pub use body::{BodyPart, BodyRead, BodyWrite};
 pub use client::{Client, ClientCertificate, TlsClient};
+pub use exchange::{BodyLength, Downstream, Moved, RequestShape, UpstreamExchange};
 pub use fields::{Field, FieldIndex, Fields, Name, Span};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use transfer::TransferError;
