@@ -1,3 +1,4 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
 pub mod message;
+pub mod upstream;
