@@ -83,7 +83,9 @@ impl Failure {
             }
             Kind::AddrInUse | Kind::AddrNotAvailable | Kind::OutOfMemory => Self::Local,
             _ => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOBUFS) => Self::Local,
+                Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE | rustix::io::Errno::NOBUFS) => {
+                    Self::Local
+                }
                 _ => Self::Unreachable,
             },
         }

@@ -102,7 +102,9 @@ impl<C: Reusable> IdlePool<C> {
             let mut pooled = stack.idle.remove(at);
             self.kept.set(self.kept.get() - 1);
             let is_fresh = idle_max.is_zero() || pooled.idle_since.elapsed() < idle_max;
-            if is_fresh && target.node.is_current(pooled.address, &mut pooled.generation) && pooled.connection.is_usable()
+            if is_fresh
+                && target.node.is_current(pooled.address, &mut pooled.generation)
+                && pooled.connection.is_usable()
             {
                 found = Some(pooled);
                 break;
@@ -251,8 +253,7 @@ impl<C: Shared> SharedPool<C> {
     pub fn slot(&self, target: &Target, tls_name: Option<&str>) -> Rc<H2Slot<C>> {
         let key = &target.node.pool;
         let mut slots = self.slots.borrow_mut();
-        let (_, named) =
-            slots.entry(address_of(key)).or_insert_with(|| (Arc::downgrade(key), Vec::new()));
+        let (_, named) = slots.entry(address_of(key)).or_insert_with(|| (Arc::downgrade(key), Vec::new()));
         if let Some((_, slot)) = named.iter().find(|(name, _)| name.as_deref() == tls_name) {
             return Rc::clone(slot);
         }
