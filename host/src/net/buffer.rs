@@ -1,0 +1,385 @@
+//! Buffers that are lent to a connection only while bytes wait in them.
+//!
+//! Each worker has one [`BufferPool`]. A connection leases a [`LeasedBuffer`]
+//! when it wants to read, and drops it, which gives it back, as soon as its
+//! bytes are written on: an idle connection holds none. There are two sizes:
+//! the common one for all reading, and a large one for heads that do not fit.
+//!
+//! The memory is zeroed once, when it is allocated, so that sockets may read
+//! into it without `unsafe`. It keeps what was read into it before; only
+//! [`LeasedBuffer::filled`] is ever shown to a flow.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+/// Sizes of a worker's buffers, and how many idle ones it keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BufferLimits {
+    /// Bytes of a common buffer. 16 KiB: one TLS record's worth.
+    pub common_bytes: usize,
+    /// Bytes of a large buffer: the limit of a message's head.
+    pub large_bytes: usize,
+    /// Idle common buffers a worker keeps; more are freed when given back.
+    pub common_kept_max: usize,
+    /// Idle large buffers a worker keeps.
+    pub large_kept_max: usize,
+}
+
+impl Default for BufferLimits {
+    /// 16 KiB and 64 KiB; at most 4 MiB and 512 KiB kept a worker.
+    fn default() -> Self {
+        Self { common_bytes: 16 << 10, large_bytes: 64 << 10, common_kept_max: 256, large_kept_max: 8 }
+    }
+}
+
+#[derive(Debug)]
+struct Pool {
+    limits: BufferLimits,
+    common: RefCell<Vec<Box<[u8]>>>,
+    large: RefCell<Vec<Box<[u8]>>>,
+    lent: Cell<usize>,
+}
+
+/// A worker's buffers. Cloning gives another handle to the same pool.
+#[derive(Debug, Clone)]
+pub struct BufferPool(Rc<Pool>);
+
+impl Default for BufferPool {
+    fn default() -> Self {
+        Self::new(BufferLimits::default())
+    }
+}
+
+impl BufferPool {
+    /// An empty pool: buffers are allocated when first wanted.
+    #[must_use]
+    pub fn new(limits: BufferLimits) -> Self {
+        Self(Rc::new(Pool {
+            limits,
+            common: RefCell::default(),
+            large: RefCell::default(),
+            lent: Cell::new(0),
+        }))
+    }
+
+    /// Lends an empty buffer of the common size.
+    #[must_use]
+    pub fn lease(&self) -> LeasedBuffer {
+        let pool = &self.0;
+        let memory = pool.common.borrow_mut().pop();
+        self.lend(memory, pool.limits.common_bytes)
+    }
+
+    /// Lends an empty buffer of the large size.
+    #[must_use]
+    pub fn lease_large(&self) -> LeasedBuffer {
+        let pool = &self.0;
+        let memory = pool.large.borrow_mut().pop();
+        self.lend(memory, pool.limits.large_bytes)
+    }
+
+    fn lend(&self, memory: Option<Box<[u8]>>, bytes: usize) -> LeasedBuffer {
+        self.0.lent.set(self.0.lent.get() + 1);
+        let memory = memory.unwrap_or_else(|| vec![0; bytes].into_boxed_slice());
+        LeasedBuffer { memory, start: 0, end: 0, pool: Rc::clone(&self.0) }
+    }
+
+    /// Buffers that are lent out now.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.0.lent.get()
+    }
+
+    /// Idle buffers kept now, of both sizes.
+    #[must_use]
+    pub fn kept(&self) -> usize {
+        self.0.common.borrow().len() + self.0.large.borrow().len()
+    }
+
+    /// The pool's sizes.
+    #[must_use]
+    pub fn limits(&self) -> &BufferLimits {
+        &self.0.limits
+    }
+
+    /// Reads into `slot`'s buffer, leasing one if there is none, and gives it
+    /// back at once when nothing came and nothing waits in it. This is how a
+    /// connection waits for its next message without holding memory.
+    ///
+    /// Returns the count of new bytes, 0 at the end of the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the read returned; [`io::ErrorKind::StorageFull`] when the buffer
+    /// is full and cannot take a byte.
+    pub fn poll_fill<R: AsyncRead + Unpin>(
+        &self,
+        slot: &mut Option<LeasedBuffer>,
+        context: &mut Context<'_>,
+        reader: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        let buffer = slot.get_or_insert_with(|| self.lease());
+        let outcome = buffer.poll_fill(context, reader);
+        if buffer.is_empty() {
+            *slot = None;
+        }
+        outcome
+    }
+}
+
+/// A buffer on loan: bytes are read in behind, and consumed in front.
+///
+/// Dereferences to the bytes that wait. Goes back to its pool when dropped.
+#[derive(Debug)]
+pub struct LeasedBuffer {
+    memory: Box<[u8]>,
+    start: usize,
+    end: usize,
+    pool: Rc<Pool>,
+}
+
+impl LeasedBuffer {
+    /// The bytes that wait.
+    #[must_use]
+    pub fn filled(&self) -> &[u8] {
+        &self.memory[self.start..self.end]
+    }
+
+    /// The bytes that wait, to be changed in place (unmasking).
+    #[must_use]
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.end]
+    }
+
+    /// Room behind the bytes that wait. What is written there counts after
+    /// [`advance`](Self::advance). Its former content is of no meaning.
+    #[must_use]
+    pub fn spare(&mut self) -> &mut [u8] {
+        &mut self.memory[self.end..]
+    }
+
+    /// Takes the first `count` bytes of the spare room as filled.
+    ///
+    /// # Panics
+    /// If there is less room than `count`: an error of the caller.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.memory.len() - self.end, "advanced past the buffer's end");
+        self.end += count;
+    }
+
+    /// Marks the first `count` waiting bytes as done.
+    ///
+    /// # Panics
+    /// If fewer wait: an error of the caller.
+    pub fn consume(&mut self, count: usize) {
+        assert!(count <= self.end - self.start, "consumed more than was filled");
+        self.start += count;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Forgets all waiting bytes.
+    pub fn clear(&mut self) {
+        self.start = 0;
+        self.end = 0;
+    }
+
+    /// Moves the waiting bytes to the front, so that all free room is behind.
+    pub fn compact(&mut self) {
+        if self.start > 0 {
+            self.memory.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+    }
+
+    /// Bytes it holds in all.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Whether no byte can be added, even after compacting.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.start == 0 && self.end == self.memory.len()
+    }
+
+    /// Whether this is of the large size already, so that [`grow`](Self::grow) gains nothing.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        self.memory.len() >= self.pool.limits.large_bytes
+    }
+
+    /// Moves what waits into a large buffer. Returns false, and does nothing,
+    /// when it is large already.
+    pub fn grow(&mut self) -> bool {
+        if self.is_large() {
+            return false;
+        }
+        let mut large = BufferPool(Rc::clone(&self.pool)).lease_large();
+        large.append(self.filled());
+        *self = large;
+        true
+    }
+
+    /// Copies as much of `bytes` in as there is room for; returns how many.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        if self.memory.len() - self.end < bytes.len() {
+            self.compact();
+        }
+        let count = bytes.len().min(self.memory.len() - self.end);
+        self.memory[self.end..self.end + count].copy_from_slice(&bytes[..count]);
+        self.end += count;
+        count
+    }
+
+    /// Reads once into the spare room, straight from the socket.
+    ///
+    /// Returns the count of new bytes, 0 at the end of the stream. Cancel-safe.
+    ///
+    /// # Errors
+    /// What the read returned; [`io::ErrorKind::StorageFull`] when the buffer
+    /// is full: the caller consumes or grows first, so a full one is its limit.
+    pub fn poll_fill<R: AsyncRead + Unpin>(
+        &mut self,
+        context: &mut Context<'_>,
+        reader: &mut R,
+    ) -> Poll<io::Result<usize>> {
+        // Compacting when the tail is short costs a copy of what waits, but
+        // saves a system call for each sliver of room.
+        if self.memory.len() - self.end < self.memory.len() / 4 {
+            self.compact();
+        }
+        if self.end == self.memory.len() {
+            return Poll::Ready(Err(io::ErrorKind::StorageFull.into()));
+        }
+        let mut spare = ReadBuf::new(&mut self.memory[self.end..]);
+        match Pin::new(reader).poll_read(context, &mut spare) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) => {
+                let count = spare.filled().len();
+                self.end += count;
+                Poll::Ready(Ok(count))
+            }
+        }
+    }
+}
+
+impl Deref for LeasedBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.filled()
+    }
+}
+
+impl Drop for LeasedBuffer {
+    fn drop(&mut self) {
+        let pool = &self.pool;
+        pool.lent.set(pool.lent.get().saturating_sub(1));
+        let memory = std::mem::take(&mut self.memory);
+        let (shelf, kept_max) = match memory.len() {
+            bytes if bytes == pool.limits.common_bytes => (&pool.common, pool.limits.common_kept_max),
+            _ => (&pool.large, pool.limits.large_kept_max),
+        };
+        let mut shelf = shelf.borrow_mut();
+        if shelf.len() < kept_max {
+            shelf.push(memory);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncWriteExt;
+
+    fn small() -> BufferPool {
+        BufferPool::new(BufferLimits { common_bytes: 8, large_bytes: 32, common_kept_max: 2, large_kept_max: 1 })
+    }
+
+    #[test]
+    fn a_buffer_goes_back_and_is_lent_again() {
+        let pool = small();
+        let first = pool.lease();
+        let address = first.memory.as_ptr();
+        assert_eq!(pool.lent(), 1);
+        drop(first);
+        assert_eq!((pool.lent(), pool.kept()), (0, 1));
+        let again = pool.lease();
+        assert_eq!(again.memory.as_ptr(), address);
+        assert!(again.is_empty());
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_kept() {
+        let pool = small();
+        let lent: Vec<_> = (0..5).map(|_| pool.lease()).collect();
+        let large: Vec<_> = (0..3).map(|_| pool.lease_large()).collect();
+        drop((lent, large));
+        assert_eq!(pool.kept(), 3);
+    }
+
+    #[test]
+    fn growing_keeps_what_waits_and_returns_the_small_one() {
+        let pool = small();
+        let mut buffer = pool.lease();
+        assert_eq!(buffer.append(b"01234567890"), 8);
+        assert!(buffer.is_full());
+        buffer.consume(3);
+        assert!(!buffer.is_full());
+        assert!(buffer.grow());
+        assert_eq!(buffer.filled(), b"34567");
+        assert!(!buffer.grow());
+        assert_eq!((pool.lent(), pool.kept()), (1, 1));
+    }
+
+    #[test]
+    fn consuming_all_frees_all_room() {
+        let pool = small();
+        let mut buffer = pool.lease();
+        buffer.append(b"abcdef");
+        buffer.consume(2);
+        assert_eq!(buffer.append(b"ghij"), 4);
+        assert_eq!(&*buffer, b"cdefghij");
+        buffer.consume(8);
+        assert_eq!(buffer.spare().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_holds_no_buffer() {
+        let pool = small();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let mut slot = None;
+        let idle = poll_fn(|context| Poll::Ready(pool.poll_fill(&mut slot, context, &mut near))).await;
+        assert!(idle.is_pending());
+        assert!(slot.is_none());
+        assert_eq!(pool.lent(), 0);
+
+        far.write_all(b"hello").await.unwrap();
+        let count = poll_fn(|context| pool.poll_fill(&mut slot, context, &mut near)).await.unwrap();
+        assert_eq!(count, 5);
+        assert_eq!(slot.as_deref(), Some(&b"hello"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_full_buffer_is_an_error_not_an_end() {
+        let pool = small();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        far.write_all(b"0123456789").await.unwrap();
+        let mut buffer = pool.lease();
+        assert_eq!(poll_fn(|context| buffer.poll_fill(context, &mut near)).await.unwrap(), 8);
+        let error = poll_fn(|context| buffer.poll_fill(context, &mut near)).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        drop(far);
+    }
+}

@@ -1,0 +1,17 @@
+//! Bytes in and out: sockets, TLS, the PROXY header, buffers and tasks.
+//!
+//! Knows nothing of routes or upstreams. `server` takes connections from the
+//! listeners here and gives them to the flows in `proxy` as [`Accepted`];
+//! `upstream` dials and wraps what it dialled in a [`Stream`].
+
+mod accepted;
+mod buffer;
+mod counters;
+mod stream;
+mod tasks;
+
+pub use accepted::{Accepted, Drain, Listener};
+pub use buffer::{BufferLimits, BufferPool, LeasedBuffer};
+pub use counters::{CloseReason, Counters, HandshakeFailure, ProxyHeaderFailure};
+pub use stream::{Liveness, Stream, TcpOptions, Transport};
+pub use tasks::{Drained, Tasks};
