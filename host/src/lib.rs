@@ -1,5 +1,5 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
 pub mod message;
-pub mod upstream;
 pub mod net;
+pub mod upstream;

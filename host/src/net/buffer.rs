@@ -304,7 +304,12 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     fn small() -> BufferPool {
-        BufferPool::new(BufferLimits { common_bytes: 8, large_bytes: 32, common_kept_max: 2, large_kept_max: 1 })
+        BufferPool::new(BufferLimits {
+            common_bytes: 8,
+            large_bytes: 32,
+            common_kept_max: 2,
+            large_kept_max: 1,
+        })
     }
 
     #[test]
