@@ -3,3 +3,4 @@
 pub mod message;
 pub mod net;
 pub mod upstream;
+pub mod observe;

@@ -1,0 +1,249 @@
+//! One line of JSON, written straight into a byte buffer.
+//!
+//! Values come from peers: whatever they hold, the line stays one line of valid
+//! JSON. Control characters, DEL and the C1 range are escaped (a terminal would
+//! obey them), bytes that are no UTF-8 become U+FFFD, and values are cut at a
+//! limit, on a character's border, with `…` behind the cut.
+
+use std::time::Duration;
+
+/// A JSON object being written at the end of a buffer.
+pub(super) struct Object<'b> {
+    out: &'b mut Vec<u8>,
+    value_max: usize,
+    first: bool,
+}
+
+impl<'b> Object<'b> {
+    /// Opens an object; values longer than `value_max` bytes are cut.
+    pub(super) fn open(out: &'b mut Vec<u8>, value_max: usize) -> Self {
+        out.push(b'{');
+        Self { out, value_max, first: true }
+    }
+
+    /// Closes the object.
+    pub(super) fn close(self) {
+        self.out.push(b'}');
+    }
+
+    /// Writes `"key":` with the comma before it. Keys are our own and need no escape.
+    fn key(&mut self, key: &str) {
+        if !self.first {
+            self.out.push(b',');
+        }
+        self.first = false;
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
+    /// A text value.
+    pub(super) fn text(&mut self, key: &str, value: &[u8]) {
+        self.key(key);
+        write_text(self.out, value, self.value_max);
+    }
+
+    /// A text value, left out when empty.
+    pub(super) fn text_unless_empty(&mut self, key: &str, value: &[u8]) {
+        if !value.is_empty() {
+            self.text(key, value);
+        }
+    }
+
+    /// A text value in two pieces, cut as one.
+    pub(super) fn joined(&mut self, key: &str, first: &[u8], between: &[u8], second: &[u8]) {
+        self.key(key);
+        self.out.push(b'"');
+        let mut left = self.value_max;
+        for piece in [first, between, second] {
+            if !escape(self.out, piece, &mut left) {
+                break;
+            }
+        }
+        self.out.push(b'"');
+    }
+
+    /// A value whose text needs no escape, by construction.
+    pub(super) fn shown(&mut self, key: &str, value: impl std::fmt::Display) {
+        use std::io::Write as _;
+        self.key(key);
+        self.out.push(b'"');
+        // Writing into a Vec does not fail.
+        let _ = write!(self.out, "{value}");
+        self.out.push(b'"');
+    }
+
+    /// A number.
+    pub(super) fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    }
+
+    /// A flag.
+    pub(super) fn flag(&mut self, key: &str, value: bool) {
+        self.key(key);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    /// A duration in milliseconds with three decimals.
+    pub(super) fn milliseconds(&mut self, key: &str, value: Duration) {
+        self.key(key);
+        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
+        self.out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
+        let rest = (micros % 1000) as u32;
+        let digit = |value: u32| b'0' + (value % 10) as u8;
+        self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
+    }
+
+    /// An object inside this one.
+    pub(super) fn object(&mut self, key: &str, fill: impl FnOnce(&mut Object<'_>)) {
+        self.key(key);
+        let mut inner = Object::open(self.out, self.value_max);
+        fill(&mut inner);
+        inner.close();
+    }
+
+    /// A list of objects.
+    pub(super) fn objects<T>(&mut self, key: &str, list: &[T], fill: impl Fn(&T, &mut Object<'_>)) {
+        self.key(key);
+        self.out.push(b'[');
+        for (index, item) in list.iter().enumerate() {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            let mut inner = Object::open(self.out, self.value_max);
+            fill(item, &mut inner);
+            inner.close();
+        }
+        self.out.push(b']');
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&mut self, key: &str, list: &[&str]) {
+        self.key(key);
+        self.out.push(b'[');
+        for (index, item) in list.iter().enumerate() {
+            if index > 0 {
+                self.out.push(b',');
+            }
+            write_text(self.out, item.as_bytes(), self.value_max);
+        }
+        self.out.push(b']');
+    }
+}
+
+fn write_text(out: &mut Vec<u8>, value: &[u8], max: usize) {
+    out.push(b'"');
+    let mut left = max;
+    escape(out, value, &mut left);
+    out.push(b'"');
+}
+
+/// Appends `value` escaped; says whether it fitted into what is `left`.
+fn escape(out: &mut Vec<u8>, value: &[u8], left: &mut usize) -> bool {
+    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
+    if value.len() <= *left && value.iter().all(plain) {
+        *left -= value.len();
+        out.extend_from_slice(value);
+        return true;
+    }
+    for chunk in value.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if !escape_char(out, character, left) {
+                return false;
+            }
+        }
+        if !chunk.invalid().is_empty() && !escape_char(out, char::REPLACEMENT_CHARACTER, left) {
+            return false;
+        }
+    }
+    true
+}
+
+fn escape_char(out: &mut Vec<u8>, character: char, left: &mut usize) -> bool {
+    if character.len_utf8() > *left {
+        out.extend_from_slice("…".as_bytes());
+        *left = 0;
+        return false;
+    }
+    *left -= character.len_utf8();
+    match character {
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        // The line and paragraph separators break lines in some viewers.
+        c if c.is_control() || c == '\u{2028}' || c == '\u{2029}' => {
+            let hex = |shift: u32| b"0123456789abcdef"[(u32::from(c) >> shift & 0xf) as usize];
+            out.extend_from_slice(&[b'\\', b'u', hex(12), hex(8), hex(4), hex(0)]);
+        }
+        c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(value: &[u8], max: usize) -> (String, String) {
+        let mut out = Vec::new();
+        let mut object = Object::open(&mut out, max);
+        object.text("v", value);
+        object.close();
+        let line = String::from_utf8(out).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        (line.clone(), parsed["v"].as_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn every_byte_gives_one_line_of_valid_json() {
+        for byte in 0..=255u8 {
+            let (line, back) = one(&[b'a', byte, b'z'], 100);
+            assert!(!line.bytes().any(|b| b < 0x20 || b == 0x7f), "{byte:#x}: {line:?}");
+            let expected = if byte < 0x80 { char::from(byte) } else { '\u{fffd}' };
+            assert_eq!(back, format!("a{expected}z"));
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        for text in ["\u{1b}[2J", "\u{9b}31m", "\u{2028}", "\u{7f}", "\r\n{\"forged\":1}"] {
+            let (line, back) = one(text.as_bytes(), 100);
+            assert!(!line.chars().any(|c| c.is_control() || c == '\u{2028}'), "{line:?}");
+            assert_eq!(back, text);
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_on_a_border() {
+        assert_eq!(one("äöü".as_bytes(), 6).1, "äöü");
+        assert_eq!(one("äöü".as_bytes(), 5).1, "äö…");
+        assert_eq!(one("äöü".as_bytes(), 1).1, "…");
+        assert_eq!(one(&[b'x'; 100_000], 64).1.chars().count(), 65);
+        assert_eq!(one(&[0xff; 1000], 9).1, "\u{fffd}\u{fffd}\u{fffd}…");
+    }
+
+    #[test]
+    fn durations_have_three_decimals() {
+        let mut out = Vec::new();
+        let mut object = Object::open(&mut out, 10);
+        object.milliseconds("a", Duration::from_micros(1_234_007));
+        object.milliseconds("b", Duration::from_nanos(999));
+        object.milliseconds("c", Duration::MAX);
+        object.close();
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.starts_with(r#"{"a":1234.007,"b":0.000,"c":"#), "{text}");
+        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+    }
+
+    #[test]
+    fn joined_pieces_are_cut_as_one() {
+        let mut out = Vec::new();
+        let mut object = Object::open(&mut out, 8);
+        object.joined("u", b"/path", b"?", b"query=1");
+        object.close();
+        assert_eq!(String::from_utf8(out).unwrap(), r#"{"u":"/path?qu…"}"#);
+    }
+}
