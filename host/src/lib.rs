@@ -2,5 +2,5 @@
 
 pub mod message;
 pub mod net;
-pub mod upstream;
 pub mod observe;
+pub mod upstream;
