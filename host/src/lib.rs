@@ -1,5 +1,6 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
+pub mod config;
 pub mod message;
 pub mod net;
 pub mod observe;
