@@ -4,4 +4,5 @@ pub mod config;
 pub mod message;
 pub mod net;
 pub mod observe;
+pub mod route;
 pub mod upstream;

@@ -5,16 +5,24 @@
 //! `upstream`, `proxy`) speaks in these types, so no library's own type
 //! crosses a module border. Start at [`RequestHead`] and [`ResponseHead`].
 
+mod addresses;
 mod body;
 mod client;
 mod exchange;
 mod fields;
 mod head;
+mod subject;
+mod template;
 mod transfer;
+mod variable;
 
+pub use addresses::{AddressError, IpSet};
 pub use body::{BodyPart, BodyRead, BodyWrite};
 pub use client::{Client, ClientCertificate, TlsClient};
 pub use exchange::{BodyLength, Downstream, Moved, RequestShape, UpstreamExchange};
 pub use fields::{Field, FieldIndex, Fields, Name, Span};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
+pub use subject::{FrameFields, FrameRole, Params, RouteLabels, Stage, Subject, UpstreamView, Value};
+pub use template::{Captures, Template, TemplateError};
 pub use transfer::TransferError;
+pub use variable::{FramePart, HeaderKey, TlsPart, Variable, VariableError};
