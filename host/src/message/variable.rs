@@ -65,7 +65,8 @@ impl HeaderKey {
                 self.known == field.known
             }
         };
-        let mut own = fields.table().iter().filter(|field| is_own(field)).map(|field| fields.get(field.value));
+        let mut own =
+            fields.table().iter().filter(|field| is_own(field)).map(|field| fields.get(field.value));
         let first = own.next()?;
         let Some(second) = own.next() else { return Some(Value::Lent(first)) };
         let separator: &[u8] = if self.known == Name::Cookie { b"; " } else { b", " };
@@ -301,7 +302,9 @@ impl Variable {
             Self::Http(key) => key.read(&request?.fields),
             Self::Cookie(name) => find_cookie(&request?.fields, name.as_bytes()),
             Self::Host => request.map(|head| lower(head.host())),
-            Self::HttpHost => request.map(RequestHead::authority).filter(|host| !host.is_empty()).map(Value::from),
+            Self::HttpHost => {
+                request.map(RequestHead::authority).filter(|host| !host.is_empty()).map(Value::from)
+            }
             Self::RemoteAddr => Some(address(subject.client_ip)),
             Self::RemotePort => Some(number(u64::from(subject.client_port))),
             Self::PeerAddr => Some(address(subject.client.peer.ip())),
@@ -309,7 +312,9 @@ impl Variable {
             Self::ServerAddr => Some(address(subject.client.local.ip())),
             Self::ServerPort => Some(number(u64::from(subject.client.local.port()))),
             Self::Scheme => request.map(|head| head.scheme.as_str().into()),
-            Self::Https => request.map(|head| if head.scheme == Scheme::Https { "on".into() } else { "".into() }),
+            Self::Https => {
+                request.map(|head| if head.scheme == Scheme::Https { "on".into() } else { "".into() })
+            }
             Self::RequestMethod => request.map(|head| head.method.as_str().into()),
             Self::ServerProtocol => request.map(|head| head.version.as_str().into()),
             Self::RequestId => filled(subject.request_id),
@@ -345,17 +350,8 @@ impl Variable {
     }
 }
 
-const PREFIXES: [&str; 9] = [
-    "sent_http_",
-    "uri_param_",
-    "post_arg_",
-    "post_arg.",
-    "graphql_",
-    "cookie_",
-    "frame_",
-    "http_",
-    "arg_",
-];
+const PREFIXES: [&str; 9] =
+    ["sent_http_", "uri_param_", "post_arg_", "post_arg.", "graphql_", "cookie_", "frame_", "http_", "arg_"];
 
 fn split_prefix(name: &str) -> Option<(&'static str, &str)> {
     PREFIXES.iter().find_map(|prefix| {
@@ -434,7 +430,8 @@ fn decode(bytes: &[u8]) -> Value<'_> {
     if memchr::memchr2(b'%', b'+', bytes).is_none() {
         return Value::Lent(bytes);
     }
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| (*byte as char).to_digit(16)).map(|digit| digit as u8);
+    let digit =
+        |byte: Option<&u8>| byte.and_then(|byte| (*byte as char).to_digit(16)).map(|digit| digit as u8);
     let mut made = SmallVec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {

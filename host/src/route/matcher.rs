@@ -113,7 +113,8 @@ impl HostPattern {
         if text.is_empty() || (!is_literal && !name.bytes().all(is_name)) {
             return Err(format!("{text:?} is not a host name"));
         }
-        let reversed = name.trim_end_matches('.').bytes().rev().map(|byte| byte.to_ascii_lowercase()).collect();
+        let reversed =
+            name.trim_end_matches('.').bytes().rev().map(|byte| byte.to_ascii_lowercase()).collect();
         Ok(Self { reversed, is_wildcard })
     }
 }

@@ -98,7 +98,8 @@ impl PathPattern {
             return Err(format!("names {:?} twice", pair[0]));
         }
         let is_marked = |at: &usize| matches!(text.as_bytes()[*at + 1..].first(), Some(b':' | b'*'));
-        let fixed = text.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).find(is_marked);
+        let fixed =
+            text.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at).find(is_marked);
         Ok(Self {
             text: text.into(),
             shape: Shape::Segments {
@@ -203,7 +204,8 @@ mod tests {
         }
         let params = pattern.capture(path, 0)?;
         let names = params.names.unwrap_or_else(|| [].into());
-        let values = params.values.iter().map(|span| &path[span.start as usize..(span.start + span.len) as usize]);
+        let values =
+            params.values.iter().map(|span| &path[span.start as usize..(span.start + span.len) as usize]);
         Some(names.iter().zip(values).map(|(name, value)| format!("{name}={value}")).collect())
     }
 
@@ -234,7 +236,8 @@ mod tests {
             ("/a:b", "/a:b", Some(&[])),
         ];
         for (pattern, path, expected) in table {
-            let expected = expected.map(|list| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+            let expected =
+                expected.map(|list| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
             assert_eq!(captured(pattern, path), expected, "{pattern} on {path}");
         }
     }

@@ -77,8 +77,8 @@ impl<V: Slot> Tree<V> {
             let Some(child) = node.child(byte(depth)) else { return trail };
             let end = depth + child.prefix.len();
             // The first byte led here.
-            let is_on_the_way =
-                end <= length && child.prefix.iter().enumerate().skip(1).all(|(i, own)| *own == byte(depth + i));
+            let is_on_the_way = end <= length
+                && child.prefix.iter().enumerate().skip(1).all(|(i, own)| *own == byte(depth + i));
             if !is_on_the_way {
                 return trail;
             }
@@ -227,7 +227,8 @@ mod tests {
             tree.edit(key.as_bytes(), |cell| cell.0 = Some(index as u32));
         }
         let key = b"/foo/bar/x";
-        let trail: Vec<_> = tree.trail(key.len(), |i| key[i]).iter().map(|(cell, at)| (cell.0, *at)).collect();
+        let trail: Vec<_> =
+            tree.trail(key.len(), |i| key[i]).iter().map(|(cell, at)| (cell.0, *at)).collect();
         assert_eq!(trail, [(Some(0), 1), (Some(1), 4), (Some(2), 8)]);
     }
 }

@@ -254,7 +254,8 @@ impl<T> Router<T> {
         let length = host.len();
         if !self.hosts.is_empty() && length > 0 {
             let trail = self.hosts.trail(length, |i| host[length - 1 - i].to_ascii_lowercase());
-            let exact = trail.last().filter(|(_, at)| *at == length).and_then(|(slot, _)| slot.exact.as_ref());
+            let exact =
+                trail.last().filter(|(_, at)| *at == length).and_then(|(slot, _)| slot.exact.as_ref());
             let wildcards = trail.iter().rev().filter(|(_, at)| *at < length);
             let wildcards = wildcards.filter_map(|(slot, _)| slot.wildcard.as_ref());
             let found = exact.into_iter().chain(wildcards).find_map(|paths| find_in(paths, subject));

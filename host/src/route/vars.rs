@@ -181,7 +181,9 @@ impl Parser {
                 Some(logic) => self.logic(word, logic, list, depth),
                 None => self.comparison(word, &list[1..]),
             },
-            Some(other) => self.within(0, |own| own.fail(format!("expected a variable's name, found {other}"))),
+            Some(other) => {
+                self.within(0, |own| own.fail(format!("expected a variable's name, found {other}")))
+            }
         }
     }
 
@@ -232,7 +234,10 @@ impl Parser {
             [other, _] => {
                 return self.within(first, |own| own.fail(format!("expected an operator, found {other}")));
             }
-            _ => return self.fail("expected [variable, operator, value] or [variable, \"!\", operator, value]"),
+            _ => {
+                return self
+                    .fail("expected [variable, operator, value] or [variable, \"!\", operator, value]");
+            }
         };
         let is_unequal = operator == "~=";
         let operator = if is_unequal { "==" } else { &operator };
@@ -350,10 +355,13 @@ impl Test {
                 Member::Number(own) => read_number(value) == Some(*own),
             }),
             // A variable is text; its elements are what commas part.
-            Self::Has(element) => value.split(|byte| *byte == b',').any(|part| part.trim_ascii() == &**element),
-            Self::Addresses(set) => {
-                std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).is_some_and(|ip| set.contains(ip))
+            Self::Has(element) => {
+                value.split(|byte| *byte == b',').any(|part| part.trim_ascii() == &**element)
             }
+            Self::Addresses(set) => std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .is_some_and(|ip| set.contains(ip)),
         }
     }
 }
@@ -434,20 +442,40 @@ mod tests {
             (json!(["arg_x", "==", 1]), "", "conditions stand in a list of their own: [[\"arg_x\", …]]"),
             (json!([["arg_x", "=", 1]]), "[0][1]", "unknown operator \"=\""),
             (json!([["arg_x", "!", "=~", 1]]), "[0][2]", "unknown operator \"=~\""),
-            (json!([["arg_x"]]), "[0]", "expected [variable, operator, value] or [variable, \"!\", operator, value]"),
+            (
+                json!([["arg_x"]]),
+                "[0]",
+                "expected [variable, operator, value] or [variable, \"!\", operator, value]",
+            ),
             (json!([["arg_x", "==", "a"], []]), "[1]", "an empty condition"),
-            (json!([["arg_x", "==", "a"], 7]), "[1]", "expected a condition [variable, operator, value], found 7"),
+            (
+                json!([["arg_x", "==", "a"], 7]),
+                "[1]",
+                "expected a condition [variable, operator, value], found 7",
+            ),
             (json!([[7, "==", "a"]]), "[0][0]", "expected a variable's name, found 7"),
             (json!([["uri", ">", "a"]]), "[0][2]", "expected a number, found \"a\""),
             (json!([["uri", "~~", 5]]), "[0][2]", "expected a regular expression, found 5"),
             (json!([["uri", "~~", "a("]]), "[0][2]", "\"a(\" is not a regular expression: unclosed group"),
             (json!([["uri", "in", "a"]]), "[0][2]", "expected a list, found \"a\""),
             (json!([["uri", "==", ["a"]]]), "[0][2]", "expected text or a number, found [\"a\"]"),
-            (json!([["remote_addr", "ipmatch", ["10.0.0.0/40"]]]), "[0][2]", "\"10.0.0.0/40\" is neither an IP address nor a CIDR block"),
+            (
+                json!([["remote_addr", "ipmatch", ["10.0.0.0/40"]]]),
+                "[0][2]",
+                "\"10.0.0.0/40\" is neither an IP address nor a CIDR block",
+            ),
             (json!(["OR", ["uri", "/"]]), "", "\"OR\" needs at least two conditions"),
-            (json!([["uri", "/"], ["OR", ["uri", "/"], ["uri", "<", {}]]]), "[1][2][2]", "expected a number, found {}"),
+            (
+                json!([["uri", "/"], ["OR", ["uri", "/"], ["uri", "<", {}]]]),
+                "[1][2][2]",
+                "expected a number, found {}",
+            ),
             (json!([["nonsense", "==", 1]]), "[0][0]", "unknown variable \"nonsense\""),
-            (json!([["frame_from", "==", 1]]), "[0][0]", "variable \"frame_from\" has no value here: it is known only for the frames of a stream route"),
+            (
+                json!([["frame_from", "==", 1]]),
+                "[0][0]",
+                "variable \"frame_from\" has no value here: it is known only for the frames of a stream route",
+            ),
         ];
         for (expression, at, message) in table {
             let error = Expression::parse(&expression, Stage::Route).unwrap_err();
@@ -465,7 +493,10 @@ mod tests {
         assert_eq!(error.message, "is nested deeper than 16 levels");
         let wide = Json::Array(vec![json!(["uri", "==", "/"]); COMPARISONS_MAX + 1]);
         let error = Expression::parse(&wide, Stage::Route).unwrap_err();
-        assert_eq!((error.at.as_str(), error.message.as_str()), ("[256]", "there are more than 256 comparisons"));
+        assert_eq!(
+            (error.at.as_str(), error.message.as_str()),
+            ("[256]", "there are more than 256 comparisons")
+        );
         let error = Expression::parse(&json!([["uri", "~~", "(a{1000}){1000}"]]), Stage::Route).unwrap_err();
         assert!(error.message.contains("bytes when compiled"), "{error}");
     }

@@ -149,7 +149,10 @@ fn bad_fields_are_named() {
     let own = |text: &str| vec![text.to_owned()];
     assert_eq!(with(&|rule| rule.uris.clear()), "uri: is missing: a route needs uri or uris");
     assert_eq!(with(&|rule| rule.uris = own("a")), "uris[0]: \"a\" must begin with '/'");
-    assert_eq!(with(&|rule| rule.hosts = own("a.*.b")), "hosts[0]: \"a.*.b\" has '*' elsewhere than at its beginning");
+    assert_eq!(
+        with(&|rule| rule.hosts = own("a.*.b")),
+        "hosts[0]: \"a.*.b\" has '*' elsewhere than at its beginning"
+    );
     assert_eq!(
         with(&|rule| rule.hosts = own("a:80")),
         "hosts[0]: \"a:80\" names a port; a route's host has none, use vars with server_port"
@@ -160,7 +163,10 @@ fn bad_fields_are_named() {
         with(&|rule| rule.addresses = own("10.0.0.0/99")),
         "remote_addrs: \"10.0.0.0/99\" is neither an IP address nor a CIDR block"
     );
-    assert_eq!(with(&|rule| rule.vars = Some(json!([["uri", "?", 1]]))), "vars[0][1]: unknown operator \"?\"");
+    assert_eq!(
+        with(&|rule| rule.vars = Some(json!([["uri", "?", 1]]))),
+        "vars[0][1]: unknown operator \"?\""
+    );
 }
 
 /// A small generator with a seed, so that a failure can be seen again.
@@ -187,7 +193,9 @@ fn naive<'r>(rules: &'r [(String, Rule)], host: &str, path: &str, method: &str) 
             continue;
         }
         let hosts = rule.hosts.iter().map(|own| match own.strip_prefix('*') {
-            Some(suffix) => (host.len() > suffix.len() && host.ends_with(suffix)).then_some(suffix.len() as i64 + 1),
+            Some(suffix) => {
+                (host.len() > suffix.len() && host.ends_with(suffix)).then_some(suffix.len() as i64 + 1)
+            }
             None => (host == own).then_some(i64::from(u16::MAX)),
         });
         let host_rank = if rule.hosts.is_empty() { Some(0) } else { hosts.flatten().max() };
@@ -240,7 +248,14 @@ fn the_tree_agrees_with_a_naive_matcher_over_random_tables() {
             }
             assert_eq!(router.len(), rules.len());
             for _ in 0..6 {
-                let host = dice.pick(&["a.example", "b.a.example", "x.b.a.example", "c.test", "example", "ba.example"]);
+                let host = dice.pick(&[
+                    "a.example",
+                    "b.a.example",
+                    "x.b.a.example",
+                    "c.test",
+                    "example",
+                    "ba.example",
+                ]);
                 let path = random_path(&mut dice, &["a", "b", "ab", "abc", "abcd", ""]);
                 let method = dice.pick(&["GET", "POST", "PURGE"]);
                 let head = Request::get(&path).host(host).method(method).head();
