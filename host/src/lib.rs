@@ -1,6 +1,7 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
 pub mod config;
+pub mod frame;
 pub mod message;
 pub mod net;
 pub mod observe;
