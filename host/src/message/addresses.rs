@@ -24,14 +24,21 @@ impl IpSet {
     /// # Errors
     /// The first entry that is neither.
     pub fn parse<S: AsRef<str>>(entries: &[S]) -> Result<Self, AddressError> {
+        let nets: Result<Vec<IpNet>, _> = entries.iter().map(|entry| parse_entry(entry.as_ref())).collect();
+        Ok(Self::of(&nets?))
+    }
+
+    /// The set of all addresses in `nets`.
+    #[must_use]
+    pub fn of(nets: &[IpNet]) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for entry in entries {
-            match parse_entry(entry.as_ref())? {
+        for net in nets {
+            match net {
                 IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
                 IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        Ok(Self { v4: merge(v4), v6: merge(v6) })
+        Self { v4: merge(v4), v6: merge(v6) }
     }
 
     /// Whether there is nothing in it.

@@ -10,9 +10,12 @@ mod body;
 mod client;
 mod exchange;
 mod fields;
+pub mod forwarded;
 mod head;
+pub mod path_signature;
 mod subject;
 mod template;
+pub mod trace;
 mod transfer;
 mod variable;
 

@@ -39,9 +39,9 @@ pub struct HttpRecord<'a> {
     pub headers: Option<&'a Fields>,
     /// The status sent; 0 when none was (client gone, connection cut).
     pub status: u16,
-    /// Bytes of the request's body that arrived.
+    /// Bytes received for the request, head and framing included.
     pub bytes_in: u64,
-    /// Bytes of the response's body that were sent.
+    /// Bytes sent for the response, head and framing included.
     pub bytes_out: u64,
     /// The protocol upgraded to (`websocket`), if it was.
     pub upgrade: &'a str,

@@ -17,12 +17,8 @@ const REASONS: usize = 128;
 pub enum ReasonFamily {
     /// `sluice_http_errors_total{reason}`: requests that failed or were refused.
     Http,
-    /// `sluice_connection_closes_total{reason}`: why connections without HTTP requests ended.
+    /// `sluice_session_closes_total{reason}`: why TCP and TLV sessions and upgraded connections ended.
     Close,
-    /// `sluice_connection_rejections_total{reason}`: connections refused before their first byte was served.
-    Rejection,
-    /// `sluice_tls_handshakes_total{result}`: `ok`, `resumed` or why it failed.
-    Tls,
     /// `sluice_upstream_errors_total{reason}`: attempts at a node that failed.
     Upstream,
     /// `sluice_client_address_ignored_total{reason}`: address or path headers not believed.
@@ -30,19 +26,14 @@ pub enum ReasonFamily {
 }
 
 impl ReasonFamily {
-    const ALL: [Self; 6] =
-        [Self::Http, Self::Close, Self::Rejection, Self::Tls, Self::Upstream, Self::Identity];
+    const ALL: [Self; 4] = [Self::Http, Self::Close, Self::Upstream, Self::Identity];
 
     fn describe(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Http => ("sluice_http_errors_total", "reason", "Requests that failed or were refused."),
-            Self::Close => ("sluice_connection_closes_total", "reason", "Why TCP and TLV connections ended."),
-            Self::Rejection => (
-                "sluice_connection_rejections_total",
-                "reason",
-                "Connections refused before they were served.",
-            ),
-            Self::Tls => ("sluice_tls_handshakes_total", "result", "Downstream TLS handshakes."),
+            Self::Close => {
+                ("sluice_session_closes_total", "reason", "Why TCP, TLV and upgraded sessions ended.")
+            }
             Self::Upstream => ("sluice_upstream_errors_total", "reason", "Attempts at a node that failed."),
             Self::Identity => {
                 ("sluice_client_address_ignored_total", "reason", "Address or path headers not believed.")

@@ -51,9 +51,9 @@ pub struct RequestSample {
     pub total: Duration,
     /// The part of it spent waiting for the upstream.
     pub upstream: Option<Duration>,
-    /// Bytes of the request's body.
+    /// Bytes received for the request, head and framing included.
     pub bytes_in: u64,
-    /// Bytes of the response's body.
+    /// Bytes sent for the response, head and framing included.
     pub bytes_out: u64,
 }
 
@@ -224,7 +224,7 @@ pub(super) fn collect(out: &mut Exposition, routes: &[Arc<RouteMetrics>]) {
 
     // Bandwidth and latency have no matched_* labels: handles that differ only in those are one series.
     let merged = merge(routes);
-    out.family("apisix_bandwidth", "Body bytes by direction, route and node.", Kind::Counter);
+    out.family("apisix_bandwidth", "Bytes by direction, route and node.", Kind::Counter);
     for ((route, service), sums) in &merged {
         for sum in sums {
             for (kind, bytes) in ["ingress", "egress"].into_iter().zip(sum.bytes) {
