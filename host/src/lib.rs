@@ -5,5 +5,6 @@ pub mod frame;
 pub mod message;
 pub mod net;
 pub mod observe;
+pub mod proxy;
 pub mod route;
 pub mod upstream;
