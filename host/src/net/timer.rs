@@ -65,10 +65,8 @@ mod tests {
     async fn a_nearer_deadline_is_kept() {
         let mut timer = LazyTimer::new();
         let start = Instant::now();
-        let armed = poll_fn(|context| {
-            Poll::Ready(timer.poll_until(context, start + Duration::from_secs(60)))
-        })
-        .await;
+        let armed =
+            poll_fn(|context| Poll::Ready(timer.poll_until(context, start + Duration::from_secs(60)))).await;
         assert!(armed.is_pending());
         poll_fn(|context| timer.poll_until(context, start + Duration::from_secs(2))).await;
         assert_eq!(start.elapsed(), Duration::from_secs(2));

@@ -302,7 +302,8 @@ mod tests {
             let pool = BufferPool::default();
             let counters = RelayCounters::default();
             let limits = RelayLimits::default();
-            let end = relay(&mut near, &mut far, Pending::default(), &pool, limits, &counters, pending()).await;
+            let end =
+                relay(&mut near, &mut far, Pending::default(), &pool, limits, &counters, pending()).await;
             assert_eq!(end.reason(), expected);
         }
     }
