@@ -1,5 +1,6 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
+pub mod app;
 pub mod config;
 pub mod frame;
 pub mod message;
@@ -7,4 +8,5 @@ pub mod net;
 pub mod observe;
 pub mod proxy;
 pub mod route;
+pub mod snapshot;
 pub mod upstream;

@@ -7,13 +7,13 @@
 mod accepted;
 mod buffer;
 mod counters;
+pub mod http2;
+pub mod path;
 mod stream;
 mod tasks;
-mod timer;
 
 pub use accepted::{Accepted, Drain, Listener};
 pub use buffer::{BufferLimits, BufferPool, LeasedBuffer};
 pub use counters::{CloseReason, Counters, HandshakeFailure, ProxyHeaderFailure};
 pub use stream::{Liveness, Stream, TcpOptions, Transport};
 pub use tasks::{Drained, Tasks};
-pub use timer::LazyTimer;

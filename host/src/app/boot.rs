@@ -1,0 +1,338 @@
+//! The boot file, `sluice.yaml`: only what a node must know before it can read
+//! its store. Everything else is an object in the store and changes live.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// What a node knows at start. Every field has a default, so that an empty
+/// file, or none, is a working one on loopback.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Boot {
+    /// Who this node is in logs, status and `x-sluice-path`.
+    pub node: Node,
+    /// Where the objects come from.
+    pub store: Store,
+    /// The addresses of the control plane.
+    pub admin: Admin,
+    /// Where the last good state is kept; none: nothing is kept.
+    pub cache_dir: Option<PathBuf>,
+    /// Worker threads; 0 means one a core.
+    pub threads: usize,
+    /// What is logged, and where.
+    pub log: Log,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// The unix socket over which a new binary takes the listening sockets
+    /// over from this one; none: no takeover.
+    pub takeover: Option<PathBuf>,
+    /// The key that signs `x-sluice-path` and the hops of `via`, shared by the fleet.
+    pub fleet_key: Option<KeySource>,
+}
+
+/// Names of this node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// Unique in the fleet; default: the host's name.
+    pub id: String,
+    /// A region's name, such as `hk`; default: `default`.
+    pub region: String,
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { id: if name.is_empty() { "sluice".to_owned() } else { name }, region: "default".to_owned() }
+    }
+}
+
+/// Where objects come from.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// A directory store's folder; default: `conf` beside the boot file.
+    pub directory: Option<PathBuf>,
+    /// The etcd cluster; accepted here so that its absence can be explained.
+    pub etcd: Option<serde_json::Value>,
+}
+
+/// The control plane's addresses.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Status and health (`/v1/…`, `/status`), default `127.0.0.1:9090`; `off` for none.
+    pub status: Address,
+    /// Prometheus metrics, default `127.0.0.1:9091`; `off` for none.
+    pub metrics: Address,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { status: Address::loopback(9090), metrics: Address::loopback(9091) }
+    }
+}
+
+/// An address to listen on, or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address(pub Option<SocketAddr>);
+
+impl Address {
+    fn loopback(port: u16) -> Self {
+        Self(Some(SocketAddr::from(([127, 0, 0, 1], port))))
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        text.parse().map(|address| Self(Some(address))).map_err(|_| {
+            serde::de::Error::custom(format!("`{text}` is neither an address such as 127.0.0.1:9090 nor off"))
+        })
+    }
+}
+
+/// What is logged, and where.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The access log: a file, `-` for standard output, or `off`; default `-`.
+    pub access: String,
+    /// The program's own log, as `tracing` filters are written; default `info`.
+    pub level: String,
+    /// `text` or `json`, for the program's own log on standard error; default `text`.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { access: "-".to_owned(), level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// The form of the program's own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// How the process ends on SIGTERM.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long requests and sessions under way may take to end; default `30s`.
+    #[serde(deserialize_with = "duration")]
+    pub deadline: Duration,
+    /// How long `/status/ready` says no before the listeners close, for a
+    /// balancer in front to notice; default `0s`.
+    #[serde(deserialize_with = "duration")]
+    pub notice: Duration,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { deadline: Duration::from_secs(30), notice: Duration::ZERO }
+    }
+}
+
+/// Where a secret comes from; never the secret itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum KeySource {
+    /// The name of an environment variable.
+    Env(String),
+    /// A file, its trailing newline ignored.
+    File(PathBuf),
+}
+
+/// Why the boot file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// The file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The boot file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is not valid.
+    #[error("{}: {message}", path.display())]
+    Invalid {
+        /// The boot file.
+        path: PathBuf,
+        /// Field, value and reason.
+        message: String,
+    },
+    /// A secret that is referred to is not there.
+    #[error("fleet_key: {0}")]
+    Key(String),
+    /// The store that is asked for is not in this build.
+    #[error("store: {0}")]
+    Store(String),
+}
+
+/// The shortest fleet key that is accepted, in bytes: the width of the MAC.
+pub const FLEET_KEY_BYTES_MIN: usize = 32;
+
+impl Boot {
+    /// Reads `path`. Paths inside the file are relative to it.
+    ///
+    /// # Errors
+    /// Names the file, the field and the value.
+    pub fn read(path: &Path) -> Result<Self, BootError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| BootError::Read { path: path.to_owned(), source })?;
+        let mut boot = Self::parse(&text)
+            .map_err(|message| BootError::Invalid { path: path.to_owned(), message })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        let absolute = |p: &mut PathBuf| *p = base.join(&*p);
+        boot.store.directory.get_or_insert_with(|| "conf".into());
+        boot.store.directory.as_mut().map(absolute);
+        boot.cache_dir.as_mut().map(absolute);
+        boot.takeover.as_mut().map(absolute);
+        if let Some(KeySource::File(file)) = &mut boot.fleet_key {
+            absolute(file);
+        }
+        if !matches!(boot.log.access.as_str(), "-" | "off") {
+            boot.log.access = base.join(&boot.log.access).to_string_lossy().into_owned();
+        }
+        Ok(boot)
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let boot: Self = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
+        for (field, value) in [("node.id", &boot.node.id), ("node.region", &boot.node.region)] {
+            let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if value.is_empty() || value.len() > 64 || !value.chars().all(fine) {
+                return Err(format!("{field}: `{value}` is not 1 to 64 letters, digits, `-`, `_` or `.`"));
+            }
+        }
+        if boot.threads > 1024 {
+            return Err(format!("threads: {} is over the limit of 1024", boot.threads));
+        }
+        Ok(boot)
+    }
+
+    /// Worker threads to start.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            n => n,
+        }
+    }
+
+    /// The fleet key's bytes, if one is configured.
+    ///
+    /// # Errors
+    /// When the variable or file is not there, or the key is too short.
+    pub fn fleet_key(&self) -> Result<Option<Vec<u8>>, BootError> {
+        let (key, origin) = match &self.fleet_key {
+            None => return Ok(None),
+            Some(KeySource::Env(name)) => {
+                let value = std::env::var(name)
+                    .map_err(|_| BootError::Key(format!("environment variable {name} is not set")))?;
+                (value.into_bytes(), format!("environment variable {name}"))
+            }
+            Some(KeySource::File(path)) => {
+                let mut bytes = std::fs::read(path)
+                    .map_err(|error| BootError::Key(format!("{}: {error}", path.display())))?;
+                while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                    bytes.pop();
+                }
+                (bytes, path.display().to_string())
+            }
+        };
+        if key.len() < FLEET_KEY_BYTES_MIN {
+            let message = format!("{origin} holds {} bytes, at least {FLEET_KEY_BYTES_MIN} are needed", key.len());
+            return Err(BootError::Key(message));
+        }
+        Ok(Some(key))
+    }
+}
+
+/// A duration as `10s`, `300ms`, `2m`, `1h` or a number of seconds.
+fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Seconds(f64),
+        Text(String),
+    }
+    let (text, unit) = match Form::deserialize(deserializer)? {
+        Form::Seconds(seconds) => (seconds.to_string(), 1.0),
+        Form::Text(text) => {
+            let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len();
+            let unit = match &text[digits..] {
+                "ms" => 0.001,
+                "s" | "" => 1.0,
+                "m" => 60.0,
+                "h" => 3600.0,
+                _ => f64::NAN,
+            };
+            (text[..digits].to_owned(), unit)
+        }
+    };
+    let seconds = text.parse::<f64>().unwrap_or(f64::NAN) * unit;
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|duration| *duration <= Duration::from_secs(24 * 3600))
+        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a duration such as 10s, of a day at most")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_a_working_node_on_loopback() {
+        let boot = Boot::parse("# nothing\n").unwrap();
+        assert_eq!(boot.admin.status, Address::loopback(9090));
+        assert_eq!(boot.shutdown.deadline, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let boot = Boot::parse(
+            "node: {id: edge-1, region: hk}\nstore: {directory: d}\nadmin: {status: 'off', metrics: '127.0.0.1:1'}\n\
+             threads: 2\nlog: {access: 'off', level: debug, format: json}\nshutdown: {deadline: 500ms, notice: 2}\n\
+             takeover: t.sock\nfleet_key: {env: K}\ncache_dir: c\n",
+        )
+        .unwrap();
+        assert_eq!(boot.node.id, "edge-1");
+        assert_eq!(boot.admin.status, Address(None));
+        assert_eq!(boot.shutdown.deadline, Duration::from_millis(500));
+        assert_eq!(boot.shutdown.notice, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn a_bad_file_names_field_and_value() {
+        for (text, words) in [
+            ("nod: {}\n", ["nod", "unknown"]),
+            ("admin: {status: here}\n", ["here", "off"]),
+            ("shutdown: {deadline: 3 parsecs}\n", ["3", "duration"]),
+            ("node: {id: 'a b'}\n", ["node.id", "a b"]),
+            ("threads: 4096\n", ["threads", "4096"]),
+            ("threads: -1\n", ["threads", "line 1"]),
+        ] {
+            let error = Boot::parse(text).unwrap_err();
+            for word in words {
+                assert!(error.contains(word), "{text}: {error} lacks {word}");
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The program: command line, start, signals, end.
+pub mod boot;
+pub mod cli;

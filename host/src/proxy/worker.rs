@@ -1,0 +1,61 @@
+//! What the flows of one worker thread share.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::net::{BufferPool, Counters, Tasks};
+use crate::observe::{AccessLog, Metrics, WorkerMetrics};
+use crate::snapshot::Snapshot;
+
+/// What every thread shares.
+pub struct Shared {
+    /// The live configuration. Only `control` stores into it.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// What happens at the edge.
+    pub counters: Arc<Counters>,
+    /// All series.
+    pub metrics: Arc<Metrics>,
+    /// Who this node is.
+    pub node: NodeIdentity,
+}
+
+/// Who this node is towards its fleet.
+#[derive(Debug, Clone)]
+pub struct NodeIdentity {
+    /// Unique in the fleet.
+    pub id: Box<str>,
+    /// The region's name.
+    pub region: Box<str>,
+    /// The key that signs `x-sluice-path`; none: paths are neither believed nor signed.
+    pub fleet_key: Option<Arc<[u8]>>,
+}
+
+/// One worker thread's own things. Flows hold it by `Rc`.
+pub struct Worker {
+    /// 0 for the first.
+    pub index: usize,
+    /// What every thread shares.
+    pub shared: Arc<Shared>,
+    /// Buffers lent to connections that have bytes waiting.
+    pub buffers: BufferPool,
+    /// The tasks of this worker.
+    pub tasks: Tasks,
+    /// This worker's end of the access log.
+    pub log: AccessLog,
+    /// This worker's shard of the series.
+    pub metrics: WorkerMetrics,
+}
+
+impl Worker {
+    /// The configuration that is live now. An HTTP request asks once, a long
+    /// session for each frame.
+    #[must_use]
+    pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
+        self.shared.snapshot.load()
+    }
+}
+
+/// How flows hold their worker.
+pub type SharedWorker = Rc<Worker>;
