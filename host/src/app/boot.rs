@@ -193,8 +193,8 @@ impl Boot {
     pub fn read(path: &Path) -> Result<Self, BootError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| BootError::Read { path: path.to_owned(), source })?;
-        let mut boot = Self::parse(&text)
-            .map_err(|message| BootError::Invalid { path: path.to_owned(), message })?;
+        let mut boot =
+            Self::parse(&text).map_err(|message| BootError::Invalid { path: path.to_owned(), message })?;
         let base = path.parent().unwrap_or(Path::new("."));
         let absolute = |p: &mut PathBuf| *p = base.join(&*p);
         boot.store.directory.get_or_insert_with(|| "conf".into());
@@ -258,7 +258,8 @@ impl Boot {
             }
         };
         if key.len() < FLEET_KEY_BYTES_MIN {
-            let message = format!("{origin} holds {} bytes, at least {FLEET_KEY_BYTES_MIN} are needed", key.len());
+            let message =
+                format!("{origin} holds {} bytes, at least {FLEET_KEY_BYTES_MIN} are needed", key.len());
             return Err(BootError::Key(message));
         }
         Ok(Some(key))
@@ -291,7 +292,9 @@ fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duratio
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|duration| *duration <= Duration::from_secs(24 * 3600))
-        .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a duration such as 10s, of a day at most")))
+        .ok_or_else(|| {
+            serde::de::Error::custom(format!("`{text}` is not a duration such as 10s, of a day at most"))
+        })
 }
 
 #[cfg(test)]

@@ -7,7 +7,12 @@ use clap::{Parser, Subcommand};
 
 /// The `sluice` command.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, about = "A Wasm-extensible gateway and IM access layer", max_term_width = 100)]
+#[command(
+    name = "sluice",
+    version,
+    about = "A Wasm-extensible gateway and IM access layer",
+    max_term_width = 100
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

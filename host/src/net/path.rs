@@ -93,7 +93,10 @@ fn is_normal(path: &[u8], slashes: Slashes) -> Result<bool, PathError> {
             }
             b'/' if slashes == Slashes::Merge && path.get(index + 1) == Some(&b'/') => normal = false,
             b'/' if path.get(index + 1) == Some(&b'.') => {
-                let end = path[index + 1..].iter().position(|byte| *byte == b'/').map_or(path.len(), |at| index + 1 + at);
+                let end = path[index + 1..]
+                    .iter()
+                    .position(|byte| *byte == b'/')
+                    .map_or(path.len(), |at| index + 1 + at);
                 normal &= !matches!(&path[index + 1..end], b"." | b"..");
             }
             _ => {}

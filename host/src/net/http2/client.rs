@@ -17,8 +17,8 @@ use super::meter::{Meter, MeterLimits};
 use super::server::head_bytes;
 use super::stream::{Incoming, Outgoing, transfer_error};
 use crate::message::{
-    BodyLength, BodyPart, BodyRead, BodyWrite, Fields, Method, Moved, Name, RequestHead, RequestShape, ResponseHead,
-    Scheme, TransferError, UpstreamExchange,
+    BodyLength, BodyPart, BodyRead, BodyWrite, Fields, Method, Moved, Name, RequestHead, RequestShape,
+    ResponseHead, Scheme, TransferError, UpstreamExchange,
 };
 
 /// Limits of one connection to an upstream.

@@ -163,14 +163,20 @@ pub(super) fn response(head: &ResponseHead) -> http::Response<()> {
 ///
 /// # Errors
 /// When the pieces are no URI, which a filter's edit can bring about.
-pub(super) fn request(head: &RequestHead, scheme: Scheme, authority: &str) -> Result<http::Request<()>, http::Error> {
-    let mut target = String::with_capacity(head.path().len() + head.query().map_or(0, |query| query.len() + 1));
+pub(super) fn request(
+    head: &RequestHead,
+    scheme: Scheme,
+    authority: &str,
+) -> Result<http::Request<()>, http::Error> {
+    let mut target =
+        String::with_capacity(head.path().len() + head.query().map_or(0, |query| query.len() + 1));
     target.push_str(head.path());
     if let Some(query) = head.query() {
         target.push('?');
         target.push_str(query);
     }
-    let uri = http::Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query(target).build()?;
+    let uri =
+        http::Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query(target).build()?;
     let mut request = http::Request::new(());
     *request.method_mut() = http::Method::from_bytes(head.method.as_str().as_bytes())?;
     *request.uri_mut() = uri;
@@ -202,7 +208,11 @@ mod tests {
     #[test]
     fn cookies_become_one_field() {
         let parts = parts(|request| {
-            request.uri("https://a.example/x?y").header("cookie", "a=1").header("z", "1").header("cookie", "b=2")
+            request
+                .uri("https://a.example/x?y")
+                .header("cookie", "a=1")
+                .header("z", "1")
+                .header("cookie", "b=2")
         });
         let head = head(&parts).unwrap();
         assert_eq!(head.fields.values(Name::Cookie).collect::<Vec<_>>(), [b"a=1; b=2"]);

@@ -15,7 +15,9 @@ mod stream;
 pub use client::{ClientConnection, ClientLimits, ClientStream};
 pub use convert::BadRequest;
 pub use meter::{Flood, Meter, MeterLimits};
-pub use server::{Accepted, ConnectionError, Refused, ServerConnection, ServerLimits, ServerStream, takes_trailers};
+pub use server::{
+    Accepted, ConnectionError, Refused, ServerConnection, ServerLimits, ServerStream, takes_trailers,
+};
 
 #[cfg(test)]
 mod tests;

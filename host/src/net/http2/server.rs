@@ -13,8 +13,8 @@ use super::io::{Metered, Noticed};
 use super::meter::{Flood, Meter, MeterLimits};
 use super::stream::{Incoming, Outgoing, reset_error, transfer_error};
 use crate::message::{
-    BodyLength, BodyPart, BodyRead, BodyWrite, Downstream, Fields, Moved, Name, RequestHead, ResponseHead, Scheme,
-    TransferError,
+    BodyLength, BodyPart, BodyRead, BodyWrite, Downstream, Fields, Moved, Name, RequestHead, ResponseHead,
+    Scheme, TransferError,
 };
 use crate::net::path;
 
@@ -131,7 +131,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
 
     /// The next stream; `None` when the connection has ended. Drives the whole
     /// connection, so it must be polled for as long as streams are open.
-    pub fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Accepted, ConnectionError>>> {
+    pub fn poll_accept(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Accepted, ConnectionError>>> {
         loop {
             if self.ending.is_none()
                 && let Some(flood) = self.noticed.take()
@@ -149,7 +152,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
                 };
             }
             return match accepted {
-                Poll::Ready(Some(Ok((request, respond)))) => Poll::Ready(Some(Ok(self.accepted(request, respond)))),
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    Poll::Ready(Some(Ok(self.accepted(request, respond))))
+                }
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(transfer_error(error).into()))),
                 Poll::Ready(None) => Poll::Ready(None),
                 // A flood noticed in this very poll.
@@ -222,7 +227,12 @@ pub struct ServerStream {
 }
 
 impl ServerStream {
-    fn send(&mut self, response: http::Response<()>, body: BodyLength, end: bool) -> Result<(), TransferError> {
+    fn send(
+        &mut self,
+        response: http::Response<()>,
+        body: BodyLength,
+        end: bool,
+    ) -> Result<(), TransferError> {
         let stream = self.respond.send_response(response, end).map_err(transfer_error)?;
         self.outgoing = Some(Outgoing::new(stream, body, end));
         Ok(())
@@ -356,5 +366,7 @@ pub(super) fn head_bytes(fields: &Fields) -> u64 {
 /// Whether a head asks for trailers to be passed on.
 #[must_use]
 pub fn takes_trailers(fields: &Fields) -> bool {
-    fields.values(Name::Te).any(|value| value.split(|byte| *byte == b',').any(|one| one.trim_ascii() == b"trailers"))
+    fields
+        .values(Name::Te)
+        .any(|value| value.split(|byte| *byte == b',').any(|one| one.trim_ascii() == b"trailers"))
 }

@@ -32,7 +32,10 @@ impl Incoming {
         Self { ended: stream.is_end_stream(), stream, chunk: Bytes::new(), remaining, received: 0 }
     }
 
-    pub(super) fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<BodyPart<'_>, TransferError>> {
+    pub(super) fn poll_body(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<BodyPart<'_>, TransferError>> {
         while self.chunk.is_empty() {
             if self.ended {
                 return Poll::Ready(Ok(BodyPart::End(None)));

@@ -15,7 +15,8 @@ use crate::net::path::Slashes;
 
 fn run<F: Future>(future: F) -> F::Output {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap();
-    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), future).await.expect("test hangs") })
+    runtime
+        .block_on(async { tokio::time::timeout(Duration::from_secs(20), future).await.expect("test hangs") })
 }
 
 fn request(method: Method, path: &str) -> RequestHead {
@@ -155,7 +156,9 @@ fn a_response_of_known_length_ends_with_its_last_byte() {
             accepted.stream.send_head(&ResponseHead::new(200), BodyLength::Known(5)).unwrap();
             write_all(&mut accepted.stream, b"hello", None).await.unwrap();
         };
-        tokio::task::spawn_local(async move { serve(theirs, ServerLimits::default(), answer).await.unwrap() });
+        tokio::task::spawn_local(
+            async move { serve(theirs, ServerLimits::default(), answer).await.unwrap() },
+        );
         let client = connect(ours).await;
         let mut exchange = client.exchange(Duration::from_secs(5)).await.unwrap();
         let shape = RequestShape { body: BodyLength::None, upgrade: None, trailers: false };
@@ -184,7 +187,9 @@ fn a_dropped_exchange_is_seen_as_gone_by_the_other_side() {
                 told.notify_one();
             }
         };
-        tokio::task::spawn_local(async move { serve(theirs, ServerLimits::default(), answer).await.unwrap() });
+        tokio::task::spawn_local(
+            async move { serve(theirs, ServerLimits::default(), answer).await.unwrap() },
+        );
         let client = connect(ours).await;
         let mut exchange = client.exchange(Duration::from_secs(5)).await.unwrap();
         let shape = RequestShape { body: BodyLength::None, upgrade: None, trailers: false };
