@@ -11,9 +11,11 @@ pub mod http2;
 pub mod path;
 mod stream;
 mod tasks;
+mod timer;
 
 pub use accepted::{Accepted, Drain, Listener};
 pub use buffer::{BufferLimits, BufferPool, LeasedBuffer};
 pub use counters::{CloseReason, Counters, HandshakeFailure, ProxyHeaderFailure};
 pub use stream::{Liveness, Stream, TcpOptions, Transport};
 pub use tasks::{Drained, Tasks};
+pub use timer::LazyTimer;
