@@ -2,13 +2,24 @@
 //!
 //! Parsing is strict and tells every fault with its object, field and value.
 //! Knows nothing of live state: what is built of an object is built elsewhere.
-//! Start at [`objects`].
+//! A [`source`] reads documents and says what changed; the [`Store`] makes
+//! objects of them and decides which are in force. Start at [`objects`] for
+//! the fields, at [`Store::apply`] for the rules.
 
+mod document;
 mod id;
 mod kind;
+mod object;
 pub mod objects;
 mod problem;
+mod store;
 
+pub use document::{
+    ALIASES_MAX, DEPTH_MAX, Document, DocumentError, FILE_BYTES_MAX, Format, NODES_MAX, Origin, Position,
+    SyntaxError, parse_document, parse_object, parse_standalone, parse_value,
+};
 pub use id::{ID_LENGTH_MAX, Id, IdError};
 pub use kind::{KINDS, Kind, KindError};
+pub use object::Object;
 pub use problem::{ObjectError, Problem, Problems};
+pub use store::{Change, Check, DocumentChange, Key, Quarantine, Store};

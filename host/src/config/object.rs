@@ -1,0 +1,108 @@
+//! An object of any kind.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::objects::{
+    self, FrameFormat, GlobalRule, Listener, Object as _, PluginConfig, Plugins, Reference, Route, Service,
+    Ssl, StreamRoute, Upstream,
+};
+use super::{Id, Kind, ObjectError};
+
+/// A typed object of any kind, shared.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Object {
+    /// Of `listeners`.
+    Listener(Arc<Listener>),
+    /// Of `frame_formats`.
+    FrameFormat(Arc<FrameFormat>),
+    /// Of `ssls`.
+    Ssl(Arc<Ssl>),
+    /// Of `upstreams`.
+    Upstream(Arc<Upstream>),
+    /// Of `services`.
+    Service(Arc<Service>),
+    /// Of `plugin_configs`.
+    PluginConfig(Arc<PluginConfig>),
+    /// Of `global_rules`.
+    GlobalRule(Arc<GlobalRule>),
+    /// Of `routes`.
+    Route(Arc<Route>),
+    /// Of `stream_routes`.
+    StreamRoute(Arc<StreamRoute>),
+}
+
+/// Runs an expression with the typed object, whatever its kind.
+macro_rules! with_object {
+    ($self:expr, $object:ident => $result:expr) => {
+        match $self {
+            Object::Listener($object) => $result,
+            Object::FrameFormat($object) => $result,
+            Object::Ssl($object) => $result,
+            Object::Upstream($object) => $result,
+            Object::Service($object) => $result,
+            Object::PluginConfig($object) => $result,
+            Object::GlobalRule($object) => $result,
+            Object::Route($object) => $result,
+            Object::StreamRoute($object) => $result,
+        }
+    };
+}
+
+impl Object {
+    /// Reads and checks an object of a kind.
+    ///
+    /// # Errors
+    /// As [`objects::parse`].
+    pub fn parse(kind: Kind, id: &Id, value: &Value) -> Result<Self, ObjectError> {
+        Ok(match kind {
+            Kind::Listeners => Self::Listener(Arc::new(objects::parse(id, value)?)),
+            Kind::FrameFormats => Self::FrameFormat(Arc::new(objects::parse(id, value)?)),
+            Kind::Ssls => Self::Ssl(Arc::new(objects::parse(id, value)?)),
+            Kind::Upstreams => Self::Upstream(Arc::new(objects::parse(id, value)?)),
+            Kind::Services => Self::Service(Arc::new(objects::parse(id, value)?)),
+            Kind::PluginConfigs => Self::PluginConfig(Arc::new(objects::parse(id, value)?)),
+            Kind::GlobalRules => Self::GlobalRule(Arc::new(objects::parse(id, value)?)),
+            Kind::Routes => Self::Route(Arc::new(objects::parse(id, value)?)),
+            Kind::StreamRoutes => Self::StreamRoute(Arc::new(objects::parse(id, value)?)),
+        })
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Listener(_) => Kind::Listeners,
+            Self::FrameFormat(_) => Kind::FrameFormats,
+            Self::Ssl(_) => Kind::Ssls,
+            Self::Upstream(_) => Kind::Upstreams,
+            Self::Service(_) => Kind::Services,
+            Self::PluginConfig(_) => Kind::PluginConfigs,
+            Self::GlobalRule(_) => Kind::GlobalRules,
+            Self::Route(_) => Kind::Routes,
+            Self::StreamRoute(_) => Kind::StreamRoutes,
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> &Id {
+        with_object!(self, object => object.id())
+    }
+
+    /// The objects this one names.
+    pub fn references(&self) -> Vec<Reference> {
+        with_object!(self, object => object.references())
+    }
+
+    /// What it says under `plugins`, for kinds that have plugins.
+    pub fn plugins(&self) -> Option<&Plugins> {
+        match self {
+            Self::Service(object) => Some(&object.plugins),
+            Self::PluginConfig(object) => Some(&object.plugins),
+            Self::GlobalRule(object) => Some(&object.plugins),
+            Self::Route(object) => Some(&object.plugins),
+            Self::StreamRoute(object) => Some(&object.plugins),
+            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Upstream(_) => None,
+        }
+    }
+}
