@@ -9,6 +9,7 @@ mod buffer;
 mod counters;
 pub mod http2;
 pub mod path;
+pub mod proxy_protocol;
 mod stream;
 mod tasks;
 mod timer;
