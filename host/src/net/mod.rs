@@ -13,6 +13,7 @@ pub mod proxy_protocol;
 mod stream;
 mod tasks;
 mod timer;
+pub mod tls;
 
 pub use accepted::{Accepted, Drain, Listener};
 pub use buffer::{BufferLimits, BufferPool, LeasedBuffer};
