@@ -143,7 +143,8 @@ fn encode_v2_at(outgoing: &Outgoing<'_>, out: &mut Vec<u8>, start: usize) -> Res
 
     let length = out.len() - start;
     let declared = u16::try_from(length - 16).ok().filter(|_| length <= V2_BYTES_MAX);
-    let declared = declared.ok_or(EncodeError::TooLong { field: "length", bytes: length, limit: V2_BYTES_MAX })?;
+    let declared =
+        declared.ok_or(EncodeError::TooLong { field: "length", bytes: length, limit: V2_BYTES_MAX })?;
     out[start + 14..start + 16].copy_from_slice(&declared.to_be_bytes());
     if let Some(at) = sum_at {
         let sum = crc32c::crc32c(&out[start..]);
@@ -264,10 +265,7 @@ mod tests {
             Outgoing { path: Some(&long), ..Outgoing::new(address("192.0.2.1:1"), address("192.0.2.2:2")) };
         let mut bytes = b"before".to_vec();
         let error = encode_v2(&outgoing, &mut bytes).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "PROXY header's path of hops of 4097 bytes is over the limit of 4096"
-        );
+        assert_eq!(error.to_string(), "PROXY header's path of hops of 4097 bytes is over the limit of 4096");
         assert_eq!(bytes, b"before");
     }
 }

@@ -71,9 +71,8 @@ fn addresses_of(family: u8, bytes: &[u8]) -> Addresses {
     let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
     match family >> 4 {
         1 => {
-            let ip = |at: usize| {
-                IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]))
-            };
+            let ip =
+                |at: usize| IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]));
             Addresses::Inet {
                 source: SocketAddr::new(ip(0), port(8)),
                 destination: SocketAddr::new(ip(4), port(10)),
@@ -294,8 +293,11 @@ mod tests {
         for place in (0..bytes.len()).filter(|place| *place != at - 3) {
             let mut changed = bytes.clone();
             changed[place] ^= 0x40;
-            assert!(!matches!(parse(&changed), Ok(Some((ref header, _)))
-                if matches!(header.addresses, Addresses::Inet { .. })), "byte {place}");
+            assert!(
+                !matches!(parse(&changed), Ok(Some((ref header, _)))
+                if matches!(header.addresses, Addresses::Inet { .. })),
+                "byte {place}"
+            );
         }
     }
 

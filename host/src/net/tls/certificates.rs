@@ -138,7 +138,8 @@ impl Entry {
         if is_allowed(TlsVersion::Tls12) {
             versions.push(&TLS12);
         }
-        let builder = ServerConfig::builder_with_provider(provider()).with_protocol_versions(&versions).ok()?;
+        let builder =
+            ServerConfig::builder_with_provider(provider()).with_protocol_versions(&versions).ok()?;
         let rule = self.client_rule(profile);
         let builder = match rule {
             None => builder.with_no_client_auth(),
@@ -263,11 +264,7 @@ impl Certificates {
     }
 
     /// The entry for a hello: by its name, else by `fallback`.
-    pub(super) fn choose(
-        &self,
-        hello: &ClientHello<'_>,
-        fallback: Option<&str>,
-    ) -> Option<&Arc<Entry>> {
+    pub(super) fn choose(&self, hello: &ClientHello<'_>, fallback: Option<&str>) -> Option<&Arc<Entry>> {
         let named = hello.server_name().and_then(|name| self.group(name));
         let group = named.or_else(|| self.group(fallback?))?;
         let leading = leading(group)?;

@@ -59,8 +59,7 @@ impl ClientAuth {
         }
         let skip = RegexSet::new(patterns)
             .map_err(|error| ("skip_mtls_uri_regex", format!("is not a regular expression: {error}")))?;
-        let mut builder =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
         if is_optional || !skip.is_empty() {
             builder = builder.allow_unauthenticated();
         }

@@ -7,9 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustls::server::{Acceptor, ServerConnection};
-use rustls::{
-    AlertDescription, CertificateError, CipherSuite, Error, PeerIncompatible, ProtocolVersion,
-};
+use rustls::{AlertDescription, CertificateError, CipherSuite, Error, PeerIncompatible, ProtocolVersion};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
@@ -86,7 +84,8 @@ async fn handshake(
     let mut start = acceptor.await.map_err(|error| failure(&error, HandshakeStage::Hello))?;
     start.io.limit_read(None);
 
-    let sni: Option<Box<str>> = start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
+    let sni: Option<Box<str>> =
+        start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
     let chosen = {
         let certificates = certificates.load();
         let fallback = profile.fallback_name.as_deref();

@@ -405,7 +405,8 @@ async fn two_rules_for_one_name_are_told_and_the_stricter_holds() {
 async fn failures_before_the_keys_have_their_reasons() {
     let server = Server::new(serde_json::json!({}));
     let message = [&[1, 0, 0xff, 0xf0][..], &vec![0; 0xfff0]].concat();
-    let huge: Vec<u8> = message.chunks(1 << 12).flat_map(|part| [&[22, 3, 1, 0x10, 0], part].concat()).collect();
+    let huge: Vec<u8> =
+        message.chunks(1 << 12).flat_map(|part| [&[22, 3, 1, 0x10, 0], part].concat()).collect();
     let table: [(&[u8], HandshakeFailure); 4] = [
         (b"GET / HTTP/1.1\r\n\r\n", HandshakeFailure::NotTls),
         (b"", HandshakeFailure::Closed),
