@@ -1,0 +1,59 @@
+//! The whole check, in the order in which a fault shows soonest.
+
+use anyhow::Result;
+
+use crate::setup::{self, Needs};
+use crate::shell::{cargo, command, root, run};
+use crate::{boundaries, floors, fuzz};
+
+/// Everything. `long` adds what takes minutes: fuzzing and the soak.
+pub(crate) fn everything(long: bool) -> Result<()> {
+    setup::run(Needs::Test)?;
+    sources()?;
+    build()?;
+    // The programs the tests start are built above; a test builds nothing.
+    run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
+    examples()?;
+    if long {
+        run(cargo(&["test", "--package", "sluice-tests", "--features", "long", "--test", "long"]))?;
+        fuzz::run(None, 60)?;
+    }
+    Ok(())
+}
+
+/// The tests whose names contain `filter`.
+pub(crate) fn tests_named(filter: &str) -> Result<()> {
+    setup::run(Needs::Test)?;
+    build()?;
+    run(cargo(&["test", "--workspace", "--no-fail-fast", "--", filter]))
+}
+
+/// What reads the sources alone.
+pub(crate) fn sources() -> Result<()> {
+    run(cargo(&["fmt", "--all", "--", "--check"]))?;
+    boundaries::check(&root())?;
+    floors::check(&root())?;
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))
+}
+
+fn build() -> Result<()> {
+    run(cargo(&["build", "--workspace", "--bins"]))
+}
+
+/// Every example directory is a valid store.
+fn examples() -> Result<()> {
+    let sluice = root().join(target_folder()).join("debug/sluice");
+    let mut stores: Vec<_> = std::fs::read_dir(root().join("examples"))?
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_dir())
+        .collect();
+    stores.sort();
+    for store in stores {
+        run(command(&sluice.to_string_lossy(), &["check", &store.to_string_lossy()]))?;
+    }
+    Ok(())
+}
+
+fn target_folder() -> std::path::PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), Into::into)
+}

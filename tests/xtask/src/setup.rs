@@ -1,0 +1,164 @@
+//! Installs what is missing, and says what and why.
+//!
+//! Everything comes from Debian's packages or from crates.io by name; nothing is
+//! downloaded by address. When nothing is missing it takes no time.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell::{self, has_program};
+
+/// What is going to be run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// Builds and tests.
+    Test,
+    /// Benchmarks as well.
+    Bench,
+}
+
+/// Something a package brings.
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+struct Package {
+    name: &'static str,
+    sign: Sign,
+    why: &'static str,
+    needs: Needs,
+}
+
+const fn package(name: &'static str, sign: Sign, why: &'static str) -> Package {
+    Package { name, sign, why, needs: Needs::Test }
+}
+
+const fn for_bench(name: &'static str, sign: Sign, why: &'static str) -> Package {
+    Package { name, sign, why, needs: Needs::Bench }
+}
+
+const PACKAGES: &[Package] = &[
+    package("gcc", Sign::Program("cc"), "compiles the C parts of the TLS library"),
+    package("libc6-dev", Sign::File("/usr/include/stdlib.h"), "headers for the same"),
+    package("protobuf-compiler", Sign::Program("protoc"), "compiles proto/ for the demo services and tests"),
+    package(
+        "libprotobuf-dev",
+        Sign::File("/usr/include/google/protobuf/empty.proto"),
+        "the well-known types",
+    ),
+    package("nginx", Sign::Program("nginx"), "an upstream in tests, a peer in benchmarks"),
+    package(
+        "libnginx-mod-stream",
+        Sign::File("/usr/lib/nginx/modules/ngx_stream_module.so"),
+        "nginx's TCP relay, a peer in benchmarks",
+    ),
+    package("php-cli", Sign::Program("php"), "runs the PHP site of the demo and the tests"),
+    package("haproxy", Sign::Program("haproxy"), "speaks PROXY v2 to us in tests, a peer in benchmarks"),
+    package("curl", Sign::Program("curl"), "an HTTP/1.1 and HTTP/2 client in tests"),
+    package("openssl", Sign::Program("openssl"), "s_client, a TLS client in tests"),
+    package("iproute2", Sign::Program("ip"), "makes the network namespaces of the failover tests"),
+    package("iptables", Sign::Program("iptables"), "drops packets in those namespaces"),
+    package("procps", Sign::Program("ps"), "reads the memory of the processes tests look at"),
+    for_bench("wrk", Sign::Program("wrk"), "makes HTTP/1.1 load in benchmarks"),
+    for_bench("nghttp2-client", Sign::Program("h2load"), "makes HTTP/2 load in benchmarks"),
+];
+
+/// Installs what `needs` asks for and is not there.
+pub(crate) fn run(needs: Needs) -> Result<()> {
+    let missing: Vec<&Package> = PACKAGES
+        .iter()
+        .filter(|package| package.needs == Needs::Test || needs == Needs::Bench)
+        .filter(|package| !package.sign.is_there())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("set-up installs {} Debian packages:", missing.len());
+    for package in &missing {
+        eprintln!("  {:<22} {}", package.name, package.why);
+    }
+    if !has_program("apt-get") {
+        bail!("these packages come by apt-get, which is not here; install them by hand and run this again");
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let services = NoServices::hold()?;
+    shell::run(as_root("apt-get", &["update", "-q"]))?;
+    let install = [&["install", "-q", "-y", "--no-install-recommends"][..], &names].concat();
+    shell::run(as_root("apt-get", &install))?;
+    drop(services);
+    match missing.iter().find(|package| !package.sign.is_there()) {
+        Some(package) => {
+            bail!("package {} is installed, yet {} is not there", package.name, package.sign.name())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Installs a program of crates.io when it is not there.
+pub(crate) fn cargo_program(name: &str, why: &str) -> Result<()> {
+    if has_program(name) {
+        return Ok(());
+    }
+    eprintln!("set-up installs {name} from crates.io: {why}");
+    shell::run(shell::cargo(&["install", "--locked", "--quiet", name]))
+}
+
+impl Sign {
+    fn is_there(&self) -> bool {
+        match self {
+            Self::Program(name) => has_program(name),
+            Self::File(path) => Path::new(path).exists(),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Program(name) | Self::File(name) => name,
+        }
+    }
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
+}
+
+fn as_root(program: &str, arguments: &[&str]) -> std::process::Command {
+    let mut command = if is_root() {
+        shell::command(program, arguments)
+    } else {
+        shell::command("sudo", &[&["--preserve-env=DEBIAN_FRONTEND", program], arguments].concat())
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Keeps packages from starting their daemons while they are installed: tests
+/// start their own, on free ports. A policy that is there already is left alone.
+struct NoServices {
+    is_ours: bool,
+}
+
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+impl NoServices {
+    fn hold() -> Result<Self> {
+        if !is_root() || Path::new(POLICY).exists() {
+            return Ok(Self { is_ours: false });
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n").with_context(|| format!("cannot write {POLICY}"))?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))?;
+        Ok(Self { is_ours: true })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if self.is_ours {
+            let _ = fs::remove_file(POLICY);
+        }
+    }
+}
