@@ -1,5 +1,6 @@
 //! Sluice: a Wasm-extensible gateway and IM access layer.
 
+pub mod admin;
 pub mod app;
 pub mod config;
 pub mod frame;

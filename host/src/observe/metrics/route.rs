@@ -250,7 +250,7 @@ fn labels<'a>(kind: &'a str, route: &'a str, service: &'a str, node: &'a str) ->
     [("type", kind), ("route", route), ("service", service), ("consumer", ""), ("node", node)]
 }
 
-fn merge<'a>(routes: Vec<(&'a RouteLabels, Vec<Sum>)>) -> Vec<((&'a str, &'a str), Vec<Sum>)> {
+fn merge(routes: Vec<(&RouteLabels, Vec<Sum>)>) -> Vec<((&str, &str), Vec<Sum>)> {
     let mut merged: Vec<((&str, &str), Vec<Sum>)> = Vec::new();
     for (labels, sums) in routes {
         let key = (&*labels.route, &*labels.service);

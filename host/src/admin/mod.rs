@@ -1,0 +1,34 @@
+//! The control plane's own servers: status, health and metrics; and the client
+//! behind `sluice status`.
+//!
+//! Answers are made by pure functions of a request and what the gateway says of
+//! itself ([`Gateway`]); [`serve`] is the thin HTTP server around them. Schemas
+//! are in `docs/observability.md` and only ever grow. The Admin API will be one
+//! more [`Site`].
+
+pub mod client;
+mod collect;
+mod exchange;
+mod health;
+mod server;
+mod sites;
+mod status;
+mod table;
+
+pub use collect::{LogCollector, NetCollector, StatusCollector};
+pub use exchange::{Request, Response, Site};
+pub use server::{ServerLimits, bind, serve};
+pub use sites::{MetricsSite, StatusSite};
+pub use status::{
+    BindStatus, ConfigStatus, ConnectionStatus, HealthCounter, LineStatus, ListenerStatus, ModuleStatus,
+    NodeInfo, NodeStatus, ProcessStatus, Quarantined, Readiness, Since, State, Status, UpstreamStatus,
+};
+
+/// What the gateway says of itself. Asked on a thread of its own, so it may take
+/// short locks; it must not wait for anything else.
+pub trait Gateway: Send + Sync {
+    /// Whether it serves.
+    fn readiness(&self) -> Readiness;
+    /// Everything there is to know.
+    fn status(&self) -> Status;
+}

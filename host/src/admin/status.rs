@@ -1,0 +1,422 @@
+//! The schema of `/v1/status`.
+//!
+//! Field names carry their unit. The types are read back by `sluice status`,
+//! which may be of another version than the gateway it asks: what is missing
+//! gets a default, what is unknown is passed over.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::usage;
+
+/// Everything `/v1/status` says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Who answers.
+    pub node: NodeInfo,
+    /// `ready`, `starting` or `draining`.
+    pub state: String,
+    /// Why it is not ready.
+    pub reason: Option<String>,
+    /// The configuration it runs on.
+    pub config: ConfigStatus,
+    /// Where it listens.
+    pub listeners: Vec<ListenerStatus>,
+    /// Upstreams, their lines and nodes.
+    pub upstreams: Vec<UpstreamStatus>,
+    /// Plugin modules.
+    pub modules: Vec<ModuleStatus>,
+    /// Downstream connections and requests.
+    pub connections: ConnectionStatus,
+    /// What the process uses.
+    pub process: ProcessStatus,
+}
+
+/// Who answers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// The node's id, from the boot file.
+    pub id: String,
+    /// Its region.
+    pub region: String,
+    /// The program's version.
+    pub version: String,
+    /// The host's name.
+    pub hostname: String,
+    /// Worker threads.
+    pub workers: usize,
+}
+
+/// The configuration in use.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigStatus {
+    /// Rises with every change that was applied; 0 before the first.
+    pub revision: u64,
+    /// Where it comes from: `directory /etc/sluice/conf`.
+    pub source: String,
+    /// When it was applied.
+    #[serde(flatten)]
+    pub applied: Since,
+    /// Number of objects by kind.
+    pub objects: std::collections::BTreeMap<String, usize>,
+    /// Objects that could not be used.
+    pub quarantined: Vec<Quarantined>,
+    /// Why the store cannot be read, when it cannot: the state is the last good one.
+    pub stale: Option<String>,
+}
+
+/// An object that could not be used.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quarantined {
+    /// Its kind (`routes`).
+    pub kind: String,
+    /// Its id; empty when it could not be told.
+    pub id: String,
+    /// The file or key it was read from.
+    pub origin: String,
+    /// What is wrong, field and value named.
+    pub reason: String,
+    /// Whether an earlier version of it is still in use.
+    pub last_good: bool,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+}
+
+/// A listener.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    /// Its id.
+    pub id: String,
+    /// `http`, `tlv` or `tcp`.
+    pub protocol: String,
+    /// `off`, `terminate` or `passthrough`.
+    pub tls: String,
+    /// Its addresses.
+    pub binds: Vec<BindStatus>,
+    /// Open connections.
+    pub connections: u64,
+}
+
+/// An address of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BindStatus {
+    /// The address; with port 0 the one the system chose.
+    pub address: String,
+    /// Why it is not bound.
+    pub error: Option<String>,
+}
+
+/// An upstream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UpstreamStatus {
+    /// Kind of the object it is written in: `upstreams`, `services`, `routes`, `stream_routes`.
+    pub kind: String,
+    /// Id of that object.
+    pub id: String,
+    /// What it speaks.
+    pub scheme: String,
+    /// Type of its active checks (`http`, `https`, `tcp`, `tlv`); `passive` when
+    /// only traffic is watched; none when nothing is.
+    pub check: Option<String>,
+    /// Its lines, the preferred one first.
+    pub lines: Vec<LineStatus>,
+}
+
+/// A line.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LineStatus {
+    /// Its name.
+    pub name: String,
+    /// Its priority.
+    pub priority: i32,
+    /// The relays it goes through.
+    pub via: Vec<String>,
+    /// Whether new traffic takes it.
+    pub active: bool,
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub why: Option<String>,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+    /// Smoothed round trip time.
+    pub rtt_ms: Option<f64>,
+    /// Failures so far.
+    pub failures: u64,
+    /// Requests and sessions on it now.
+    pub in_use: u64,
+    /// Its nodes.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node of a line.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Host as it is written: a name or an address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// The addresses a name stands for now.
+    pub addresses: Vec<String>,
+    /// Share of the traffic.
+    pub weight: u32,
+    /// Priority inside the line.
+    pub priority: i32,
+    /// Its state.
+    pub state: State,
+    /// Why it is in that state.
+    pub why: Option<String>,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+    /// Smoothed round trip time.
+    pub rtt_ms: Option<f64>,
+    /// Failures so far.
+    pub failures: u64,
+    /// Requests and sessions on it now.
+    pub in_use: u64,
+    /// Connections kept idle for it.
+    pub idle: u64,
+    /// The checks' counters, as APISIX shows them.
+    pub counter: HealthCounter,
+}
+
+/// Counters of a node's checks: results in a row of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCounter {
+    /// Successes.
+    pub success: u32,
+    /// Answers with a status that counts as a failure.
+    pub http_failure: u32,
+    /// Connections that failed.
+    pub tcp_failure: u32,
+    /// Timeouts.
+    pub timeout_failure: u32,
+}
+
+/// The state of a line or node. Words are APISIX's where it has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Takes traffic.
+    Healthy,
+    /// Takes traffic, with failures lately.
+    MostlyHealthy,
+    /// Takes none, with successes lately.
+    MostlyUnhealthy,
+    /// Takes none.
+    Unhealthy,
+    /// Good again, waiting for its hold-down to pass.
+    Held,
+    /// Nobody watches it, or a later version's word.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+impl State {
+    /// As it is written in JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::MostlyHealthy => "mostly_healthy",
+            Self::MostlyUnhealthy => "mostly_unhealthy",
+            Self::Unhealthy => "unhealthy",
+            Self::Held => "held",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// Whether it takes traffic.
+    #[must_use]
+    pub fn is_up(self) -> bool {
+        matches!(self, Self::Healthy | Self::MostlyHealthy | Self::Unknown)
+    }
+}
+
+impl NodeStatus {
+    /// `host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn name(&self) -> String {
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A plugin module on this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModuleStatus {
+    /// Its name.
+    pub name: String,
+    /// The version that serves.
+    pub active: String,
+    /// The digest of that version's component.
+    pub digest: String,
+    /// `ready`, `compiling`, `failed`.
+    pub state: String,
+    /// Why it is in that state.
+    pub why: Option<String>,
+    /// The version being tried on part of the traffic.
+    pub canary: Option<String>,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+}
+
+/// Downstream connections and requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConnectionStatus {
+    /// Open now.
+    pub active: u64,
+    /// Accepted so far.
+    pub accepted: u64,
+    /// Requests in progress.
+    pub requests_active: u64,
+    /// Requests so far.
+    pub requests: u64,
+}
+
+/// What the process uses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessStatus {
+    /// Process id.
+    pub pid: u32,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// Most descriptors it may open.
+    pub descriptors_max: u64,
+    /// CPU time used.
+    pub cpu_ms: u64,
+}
+
+impl ProcessStatus {
+    /// What this process uses now; it has run for `uptime`.
+    #[must_use]
+    pub fn now(uptime: Duration) -> Self {
+        let usage = usage();
+        Self {
+            pid: std::process::id(),
+            uptime_seconds: uptime.as_secs(),
+            resident_bytes: usage.resident,
+            descriptors: usage.descriptors,
+            descriptors_max: usage.descriptors_max,
+            cpu_ms: usage.cpu_ms,
+        }
+    }
+}
+
+/// A moment in the past: when, and how long ago.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Since {
+    /// UTC, RFC 3339, to the second; empty when it never happened.
+    pub since: String,
+    /// Seconds that passed since, by the gateway's clock.
+    pub for_seconds: u64,
+}
+
+impl Since {
+    /// What happened at `instant`.
+    #[must_use]
+    pub fn instant(instant: Instant) -> Self {
+        let passed = instant.elapsed();
+        let now = jiff::Timestamp::now().as_second();
+        let second = now.saturating_sub(i64::try_from(passed.as_secs()).unwrap_or(i64::MAX));
+        let since = jiff::Timestamp::from_second(second).unwrap_or_default();
+        Self { since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), for_seconds: passed.as_secs() }
+    }
+}
+
+/// Whether the gateway serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// The first snapshot is live.
+    Ready,
+    /// Not yet, and why.
+    Starting(String),
+    /// It serves what is open and takes nothing new.
+    Draining,
+}
+
+impl Readiness {
+    /// `ready`, `starting` or `draining`.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Starting(_) => "starting",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// Why it is not ready.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        match self {
+            Self::Ready => None,
+            Self::Starting(reason) => Some(reason.clone()),
+            Self::Draining => Some("the gateway is shutting down".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_version_says_can_be_read() {
+        let older: Status = serde_json::from_str(r#"{"node": {"id": "n"}, "state": "ready"}"#).unwrap();
+        assert_eq!((older.node.id.as_str(), older.upstreams.len()), ("n", 0));
+        let newer = r#"{"upstreams": [{"id": "u", "new": 1, "lines": [{"name": "l", "state": "resting"}]}]}"#;
+        let newer: Status = serde_json::from_str(newer).unwrap();
+        assert_eq!(newer.upstreams[0].lines[0].state, State::Unknown);
+    }
+
+    #[test]
+    fn a_status_survives_the_way_there_and_back() {
+        let line = LineStatus {
+            name: "leased".into(),
+            state: State::MostlyUnhealthy,
+            since: Since::instant(Instant::now()),
+            rtt_ms: Some(0.25),
+            nodes: vec![NodeStatus { host: "::1".into(), port: 9, ..NodeStatus::default() }],
+            ..LineStatus::default()
+        };
+        let status = Status {
+            upstreams: vec![UpstreamStatus { lines: vec![line], ..UpstreamStatus::default() }],
+            process: ProcessStatus::now(Duration::from_secs(5)),
+            ..Status::default()
+        };
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert!(
+            text.contains(r#""state":"mostly_unhealthy""#) && text.contains(r#""for_seconds":0"#),
+            "{text}"
+        );
+    }
+}
