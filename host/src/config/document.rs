@@ -34,6 +34,9 @@ pub struct Document {
     pub value: Value,
     /// Where it stands.
     pub origin: Origin,
+    /// Changes with every write, for a write that must not undo another; 0
+    /// where the source cannot be written.
+    pub revision: u64,
 }
 
 /// Where a document stands.
@@ -218,7 +221,16 @@ pub fn parse_object(
     if !value.is_object() {
         return Err(fault("must be an object with fields".to_owned(), None));
     }
-    Ok(Document { kind, id: id.clone(), value, origin: Origin::file(path) })
+    let revision = revision_of(bytes);
+    Ok(Document { kind, id: id.clone(), value, origin: Origin::file(path), revision })
+}
+
+/// The revision of an object file: the same for the same bytes, and never 0.
+pub(super) fn revision_of(bytes: &[u8]) -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = foldhash::quality::FixedState::with_seed(0x51_u64).build_hasher();
+    hasher.write(bytes);
+    hasher.finish().max(1)
 }
 
 /// Reads a file in APISIX's standalone form: a map of kinds to lists of
@@ -262,7 +274,7 @@ pub fn parse_standalone(
         for (index, value) in list.into_iter().enumerate() {
             let position = places.of(&name, index);
             match id_of(&value, index) {
-                Ok(id) => documents.push(Document { kind, id, value, origin: at(position) }),
+                Ok(id) => documents.push(Document { kind, id, value, origin: at(position), revision: 0 }),
                 Err((field, message)) => {
                     let field = format!("{name}[{index}]{field}");
                     let shown = value.get("id").map(super::problem::shown);

@@ -6,14 +6,17 @@
 //! objects of them and decides which are in force. Start at [`objects`] for
 //! the fields, at [`Store::apply`] for the rules.
 
+mod check;
 mod document;
 mod id;
 mod kind;
 mod object;
 pub mod objects;
 mod problem;
+pub mod source;
 mod store;
 
+pub use check::{CheckScope, Finding, Report, check};
 pub use document::{
     ALIASES_MAX, DEPTH_MAX, Document, DocumentError, FILE_BYTES_MAX, Format, NODES_MAX, Origin, Position,
     SyntaxError, parse_document, parse_object, parse_standalone, parse_value,

@@ -373,6 +373,14 @@ impl Store {
         written.chain(self.live_by.get(&key).into_iter().flatten()).cloned().collect()
     }
 
+    /// A document's own faults, without what it names.
+    pub fn faults_of(&self, document: &Document) -> Vec<Problem> {
+        match self.understand(document) {
+            Written::Bad(problems) => problems,
+            Written::Good(_) | Written::Absent => Vec::new(),
+        }
+    }
+
     /// What would be wrong with a document if it were written now: its own
     /// faults, or what it names and is not there.
     pub fn try_document(&self, document: &Document) -> Vec<Problem> {

@@ -1,0 +1,188 @@
+//! `sluice check`: everything that is wrong with a configuration, without
+//! putting it in force.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::document::{self, Format};
+use super::source::Tree;
+use super::store::{Check, DocumentChange, Store};
+use super::{DocumentError, Id, Key, Kind, Origin, Problem};
+
+/// What a check has found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Everything that is wrong, by file.
+    pub findings: Vec<Finding>,
+    /// How many objects were checked.
+    pub objects: usize,
+    /// Whether references were checked as well.
+    pub scope: CheckScope,
+}
+
+/// How much of a configuration was checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CheckScope {
+    /// A whole directory, references included.
+    #[default]
+    Whole,
+    /// Single files: what they name may stand in others.
+    Files,
+}
+
+/// One fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Where.
+    pub origin: Origin,
+    /// In which object, where it is known.
+    pub object: Option<Key>,
+    /// What.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        if let Some((kind, id)) = &self.object {
+            write!(f, "{kind}/{id}: ")?;
+        }
+        write!(f, "{}", self.problem)
+    }
+}
+
+impl From<DocumentError> for Finding {
+    fn from(error: DocumentError) -> Self {
+        Self { origin: error.origin, object: error.object, problem: error.problem }
+    }
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for finding in &self.findings {
+            writeln!(f, "{finding}")?;
+        }
+        let (objects, faults) = (self.objects, self.findings.len());
+        let scope = match self.scope {
+            CheckScope::Whole => "",
+            CheckScope::Files => " (what they name in other files was not checked)",
+        };
+        match faults {
+            0 => writeln!(f, "{objects} objects, all good{scope}"),
+            1 => writeln!(f, "{objects} objects, 1 fault{scope}"),
+            _ => writeln!(f, "{objects} objects, {faults} faults{scope}"),
+        }
+    }
+}
+
+/// Checks directories and files. A directory is checked as a whole,
+/// references included. A file in a folder of the name of a kind is one object,
+/// any other file the standalone form; what files name is looked for only when
+/// a directory is checked.
+pub fn check(paths: &[PathBuf], check: Check) -> Report {
+    // Every directory is a configuration of its own; files together are one.
+    let check: Arc<parking_lot::Mutex<Check>> = Arc::new(parking_lot::Mutex::new(check));
+    let mut report = Report::default();
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut tree = Tree::new(path.clone());
+            tree.scan_now();
+            let changes = tree.take_changes();
+            report.findings.extend(tree.problems().into_iter().map(Finding::from));
+            judge(changes, CheckScope::Whole, &check, &mut report);
+        } else {
+            read(path, &mut files, &mut report);
+        }
+    }
+    if !files.is_empty() {
+        report.scope = CheckScope::Files;
+        judge(files, CheckScope::Files, &check, &mut report);
+    }
+    report.findings.sort_by(|a, b| {
+        let place = |finding: &Finding| {
+            let position = finding.origin.position.map(|at| (at.line, at.column));
+            (finding.origin.file.clone(), position, finding.object.clone())
+        };
+        place(a).cmp(&place(b))
+    });
+    report
+}
+
+fn read(path: &Path, changes: &mut Vec<DocumentChange>, report: &mut Report) {
+    let fault = |message: String| Finding::from(DocumentError::file(Origin::file(path), message));
+    let Some(format) = Format::of(path) else {
+        report.findings.push(fault("is not a .yaml, .yml or .json file, nor a directory".to_owned()));
+        return;
+    };
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            report.findings.push(fault(format!("cannot be read: {error}")));
+            return;
+        }
+    };
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    if let Ok(kind) = Kind::from_name(&folder) {
+        let parsed = Id::new(&path.file_stem().unwrap_or_default().to_string_lossy())
+            .map_err(|error| fault(format!("the name of the file is not an id: it {error}")))
+            .and_then(|id| document::parse_object(kind, &id, &bytes, format, path).map_err(Finding::from));
+        match parsed {
+            Ok(document) => changes.push(DocumentChange::Put(Arc::new(document))),
+            Err(finding) => {
+                report.objects += 1;
+                report.findings.push(finding);
+            }
+        }
+        return;
+    }
+    match document::parse_standalone(&bytes, format, path) {
+        Ok((documents, errors)) => {
+            changes.extend(documents.into_iter().map(|document| DocumentChange::Put(Arc::new(document))));
+            report.findings.extend(errors.into_iter().map(Finding::from));
+        }
+        Err(error) => report.findings.push(error.into()),
+    }
+}
+
+fn judge(
+    changes: Vec<DocumentChange>,
+    scope: CheckScope,
+    check: &Arc<parking_lot::Mutex<Check>>,
+    report: &mut Report,
+) {
+    report.objects += changes.len();
+    let check = check.clone();
+    let mut store = Store::new(Box::new(move |object, problems| {
+        check.lock()(object, problems);
+    }));
+    if scope == CheckScope::Whole {
+        store.apply(changes, SystemTime::UNIX_EPOCH);
+        for ((kind, id), quarantine, _) in store.quarantined() {
+            report.findings.extend(quarantine.problems.iter().map(|problem| Finding {
+                origin: quarantine.origin.clone(),
+                object: Some((*kind, id.clone())),
+                problem: problem.clone(),
+            }));
+        }
+        return;
+    }
+    for change in changes {
+        let DocumentChange::Put(document) = change else { continue };
+        let problems = store.faults_of(&document);
+        report.findings.extend(problems.into_iter().map(|problem| Finding {
+            origin: document.origin.clone(),
+            object: Some((document.kind, document.id.clone())),
+            problem,
+        }));
+    }
+}
