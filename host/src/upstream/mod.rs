@@ -11,16 +11,34 @@
 //! Start at [`Upstream`]; the decisions are pure state machines in `health` and
 //! `balance`, which read no clock.
 
+mod balance;
+mod build;
+mod check;
 mod connect;
+mod dns;
+mod environment;
+mod hash;
+mod health;
 mod model;
 mod outcome;
 mod pool;
+mod runner;
 mod select;
 mod spec;
+mod status;
+mod tls;
+pub mod via;
 
-pub use connect::{Alpn, ConnectError, ConnectRequest};
+pub use build::References;
+pub use connect::{Alpn, ConnectError, ConnectRequest, connect, relay};
+pub use dns::DnsOptions;
+pub use environment::{Environment, Options};
 pub use model::{Line, Node, Upstream};
 pub use outcome::{Failure, Outcome};
 pub use pool::{H2Slot, IdlePool, Pooled, Pools, Reusable, Shared, SharedPool};
+pub use runner::Runner;
 pub use select::{NoLine, Target, Tried};
 pub use spec::{KeepalivePool, PassHost, Prefer, ProxyProtocol, Scheme, Timeouts};
+pub use status::{
+    Counts, LastFailure, LineStatus, NodeStatus, Rtt, Stale, UpstreamStatus, status,
+};

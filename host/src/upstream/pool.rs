@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::model::PoolKey;
+use super::model::{Generation, PoolKey};
 use super::select::Target;
 
 /// A connection that can be kept.
@@ -30,7 +30,7 @@ pub struct Pooled<C> {
     key: Weak<PoolKey>,
     tls_name: Option<Box<str>>,
     address: SocketAddr,
-    generation: u32,
+    generation: Generation,
     requests: u32,
     idle_since: Instant,
 }
@@ -76,13 +76,15 @@ pub struct IdlePool<C> {
     stacks: RefCell<HashMap<usize, Stack<C>, foldhash::fast::FixedState>>,
     kept: Cell<usize>,
     kept_max: usize,
+    workers: u32,
 }
 
 impl<C: Reusable> IdlePool<C> {
-    /// A pool of at most `kept_max` idle connections over all nodes of the worker.
+    /// A pool of at most `kept_max` idle connections over all nodes, on one of
+    /// `workers` workers: each keeps its part of a node's `keepalive_pool.size`.
     #[must_use]
-    pub fn new(kept_max: usize) -> Self {
-        Self { stacks: RefCell::default(), kept: Cell::new(0), kept_max }
+    pub fn new(kept_max: usize, workers: u32) -> Self {
+        Self { stacks: RefCell::default(), kept: Cell::new(0), kept_max, workers: workers.max(1) }
     }
 
     /// The connection to this node that came back last and can be used.
@@ -101,7 +103,7 @@ impl<C: Reusable> IdlePool<C> {
             }
             let mut pooled = stack.idle.remove(at);
             self.kept.set(self.kept.get() - 1);
-            let is_fresh = idle_max.is_zero() || pooled.idle_since.elapsed() < idle_max;
+            let is_fresh = pooled.idle_since.elapsed() < idle_max;
             if is_fresh
                 && target.node.is_current(pooled.address, &mut pooled.generation)
                 && pooled.connection.is_usable()
@@ -118,17 +120,19 @@ impl<C: Reusable> IdlePool<C> {
     pub fn put(&self, mut pooled: Pooled<C>) {
         let Some(key) = pooled.key.upgrade() else { return };
         pooled.requests = pooled.requests.saturating_add(1);
-        if !key.is_kept || pooled.requests >= key.limits.requests || !pooled.connection.is_usable() {
+        let is_kept = key.is_kept && !key.limits.idle_timeout.is_zero();
+        if !is_kept || pooled.requests >= key.limits.requests || !pooled.connection.is_usable() {
             return;
         }
+        let size = key.limits.size.div_ceil(self.workers) as usize;
         let mut stacks = self.stacks.borrow_mut();
         let stack = stacks
             .entry(address_of(&key))
             .or_insert_with(|| Stack { key: Weak::clone(&pooled.key), idle: Vec::new() });
-        let is_full = stack.idle.len() >= key.limits.size as usize || self.kept.get() >= self.kept_max;
+        let is_full = stack.idle.len() >= size || self.kept.get() >= self.kept_max;
         if is_full {
             // The oldest makes room: it is the likeliest to be stale.
-            if stack.idle.is_empty() || key.limits.size == 0 {
+            if stack.idle.is_empty() {
                 return;
             }
             stack.idle.remove(0);
@@ -149,7 +153,7 @@ impl<C: Reusable> IdlePool<C> {
             let idle_max = key.limits.idle_timeout;
             stack.idle.retain_mut(|pooled| {
                 let idle = now.saturating_duration_since(pooled.idle_since);
-                (idle_max.is_zero() || idle < idle_max) && pooled.connection.is_usable()
+                idle < idle_max && pooled.connection.is_usable()
             });
             !stack.idle.is_empty()
         });
@@ -187,6 +191,7 @@ pub trait Shared: Clone {
 /// The HTTP/2 connections of one node (and certificate name) on one worker.
 pub struct H2Slot<C> {
     connections: RefCell<Vec<C>>,
+    generation: Cell<Generation>,
     dialing: tokio::sync::Semaphore,
     key: Weak<PoolKey>,
 }
@@ -254,7 +259,12 @@ impl<C: Shared> SharedPool<C> {
         let key = &target.node.pool;
         let mut slots = self.slots.borrow_mut();
         let (_, named) = slots.entry(address_of(key)).or_insert_with(|| (Arc::downgrade(key), Vec::new()));
+        let generation = target.node.generation();
         if let Some((_, slot)) = named.iter().find(|(name, _)| name.as_deref() == tls_name) {
+            // Made before the node went down or moved: left to its requests.
+            if slot.generation.replace(generation) != generation {
+                slot.connections.borrow_mut().clear();
+            }
             return Rc::clone(slot);
         }
         if named.len() >= NAMES_MAX {
@@ -262,6 +272,7 @@ impl<C: Shared> SharedPool<C> {
         }
         let slot = Rc::new(H2Slot {
             connections: RefCell::default(),
+            generation: Cell::new(generation),
             dialing: tokio::sync::Semaphore::new(1),
             key: Arc::downgrade(key),
         });
@@ -303,10 +314,11 @@ pub struct Pools<H1, H2> {
 }
 
 impl<H1: Reusable, H2: Shared> Pools<H1, H2> {
-    /// Pools that keep at most `idle_max` idle HTTP/1.1 connections.
+    /// Pools of one of `workers` workers, that keep at most `idle_max` idle
+    /// HTTP/1.1 connections.
     #[must_use]
-    pub fn new(idle_max: usize) -> Self {
-        Self { http1: IdlePool::new(idle_max), http2: SharedPool::new() }
+    pub fn new(idle_max: usize, workers: u32) -> Self {
+        Self { http1: IdlePool::new(idle_max, workers), http2: SharedPool::new() }
     }
 
     /// Both sweeps.

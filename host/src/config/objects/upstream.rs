@@ -239,6 +239,8 @@ pub enum SendProxyProtocol {
     /// No header.
     #[default]
     Off,
+    /// Version 1, text: the client's address alone.
+    V1,
     /// Version 2, binary.
     V2,
 }
