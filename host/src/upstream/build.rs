@@ -84,7 +84,10 @@ impl Upstream {
         Ok(Self {
             scheme: object.scheme,
             timeouts: Timeouts::of(&object.timeout),
-            retries: object.retries.unwrap_or(u32::try_from(weighted.saturating_sub(1)).unwrap_or(u32::MAX)).min(255),
+            retries: object
+                .retries
+                .unwrap_or(u32::try_from(weighted.saturating_sub(1)).unwrap_or(u32::MAX))
+                .min(255),
             retry_timeout: Some(object.retry_timeout).filter(|limit| !limit.is_zero()),
             pass_host: PassHost::of(object),
             keepalive: KeepalivePool::of(&object.keepalive_pool),
@@ -140,7 +143,9 @@ impl Builder<'_> {
     fn lines(&self) -> Result<Vec<Arc<Line>>, Problem> {
         let object = self.object;
         let written: Vec<Written<'_>> = match (&object.lines, &object.nodes) {
-            (Some(lines), _) => lines.iter().enumerate().map(|(index, line)| self.written(index, line)).collect(),
+            (Some(lines), _) => {
+                lines.iter().enumerate().map(|(index, line)| self.written(index, line)).collect()
+            }
             (None, Some(nodes)) => vec![Written {
                 field: String::new(),
                 name: DEFAULT_LINE,
@@ -291,7 +296,12 @@ impl Builder<'_> {
         let tls = written.tls;
         if let Some(id) = &tls.client_cert_id {
             let found = (self.references.certificate)(id);
-            let missing = || problem(format!("{}.client_cert_id", written.tls_field), format!("names no client certificate: {id}"));
+            let missing = || {
+                problem(
+                    format!("{}.client_cert_id", written.tls_field),
+                    format!("names no client certificate: {id}"),
+                )
+            };
             return found.map(Some).ok_or_else(missing);
         }
         Ok(tls.client_cert.clone().zip(tls.client_key.clone()))
@@ -310,7 +320,13 @@ impl Builder<'_> {
             (None, PassHost::Pass) if self.object.scheme.is_http() => ServerNameFrom::Request,
             (None, PassHost::Pass) => ServerNameFrom::Node,
         };
-        self.tls_plan(written, !written.tls.verify, name, identity, previous.and_then(|line| line.plan.tls.as_ref()))
+        self.tls_plan(
+            written,
+            !written.tls.verify,
+            name,
+            identity,
+            previous.and_then(|line| line.plan.tls.as_ref()),
+        )
     }
 
     fn tls_plan(
@@ -421,9 +437,14 @@ impl Builder<'_> {
                 let id = check.frame_format.as_ref().map_or(FRAME_FORMAT, Id::as_str);
                 let format = (self.references.frame_format)(id)
                     .or_else(|| (id == FRAME_FORMAT).then(|| Arc::new(FrameFormat::im20())))
-                    .ok_or_else(|| problem(format!("{field}.frame_format"), format!("names no frame format: {id}")))?;
+                    .ok_or_else(|| {
+                        problem(format!("{field}.frame_format"), format!("names no frame format: {id}"))
+                    })?;
                 let command = format.command().ok_or_else(|| {
-                    problem(format!("{field}.frame_format"), format!("{id} has no field with the role command"))
+                    problem(
+                        format!("{field}.frame_format"),
+                        format!("{id} has no field with the role command"),
+                    )
                 })?;
                 let mut heartbeat = Vec::new();
                 let value = u64::from(check.command.unwrap_or(objects::CHECK_TLV_COMMAND));
@@ -479,7 +500,8 @@ fn passive_statuses(checks: Option<&Checks>) -> Option<Arc<Statuses>> {
 
 /// The nodes that take traffic, by priority, each group with its balancer.
 fn tiers(kind: Kind, nodes: &[Arc<Node>]) -> Box<[Tier]> {
-    let mut priorities: Vec<i32> = nodes.iter().filter(|node| node.weight > 0).map(|node| node.priority).collect();
+    let mut priorities: Vec<i32> =
+        nodes.iter().filter(|node| node.weight > 0).map(|node| node.priority).collect();
     priorities.sort_unstable_by(|a, b| b.cmp(a));
     priorities.dedup();
     let tier = |priority: i32| {

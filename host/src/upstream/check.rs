@@ -92,7 +92,10 @@ impl CheckPlan {
 
 fn http_request(path: &str, host: &str, headers: &[Box<str>]) -> String {
     let is_given = |name: &str| {
-        headers.iter().filter_map(|line| line.split_once(':')).any(|(own, _)| own.trim().eq_ignore_ascii_case(name))
+        headers
+            .iter()
+            .filter_map(|line| line.split_once(':'))
+            .any(|(own, _)| own.trim().eq_ignore_ascii_case(name))
     };
     let mut request = format!("GET {path} HTTP/1.1\r\n");
     if !is_given("host") {

@@ -146,14 +146,24 @@ pub(super) struct Dial<'a> {
     pub(super) limit: Duration,
 }
 
-async fn dial_target(target: &Target, request: &ConnectRequest<'_>, limit: Duration) -> Result<Stream, DialError> {
+async fn dial_target(
+    target: &Target,
+    request: &ConnectRequest<'_>,
+    limit: Duration,
+) -> Result<Stream, DialError> {
     let plan = &target.line.plan;
     let tls = plan
         .tls
         .as_ref()
         .map(|tls| (tls.config(request.alpn), request.tls_name.unwrap_or(&target.node.host)));
-    let dial =
-        Dial { port: None, proxy: plan.proxy_protocol, client: request.client, path: request.path, tls, limit };
+    let dial = Dial {
+        port: None,
+        proxy: plan.proxy_protocol,
+        client: request.client,
+        path: request.path,
+        tls,
+        limit,
+    };
     let outcome = dial.run(&target.line, &target.node).await;
     outcome.map_err(|mut error| {
         let is_clients_name = plan.tls.as_ref().is_some_and(|tls| tls.name == ServerNameFrom::Request);
@@ -172,7 +182,12 @@ impl Dial<'_> {
         made.unwrap_or_else(|_| Err(timed_out(self.limit)))
     }
 
-    async fn establish(&self, line: &Line, node: &Node, deadline: tokio::time::Instant) -> Result<Stream, DialError> {
+    async fn establish(
+        &self,
+        line: &Line,
+        node: &Node,
+        deadline: tokio::time::Instant,
+    ) -> Result<Stream, DialError> {
         let started = Instant::now();
         let mut tcp = match &line.plan.via {
             None => dial_addresses(&node.addresses, self.port, deadline).await?,
@@ -187,7 +202,10 @@ impl Dial<'_> {
         }
         let Some((config, name)) = self.tls else { return Ok(Stream::Plain(tcp)) };
         let Some(server) = server_name(name) else {
-            return Err(DialError::other(Failure::Tls, format!("{name:?} is no name a certificate can bear")));
+            return Err(DialError::other(
+                Failure::Tls,
+                format!("{name:?} is no name a certificate can bear"),
+            ));
         };
         let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
         match connector.connect(server, tcp).await {

@@ -156,7 +156,8 @@ impl Host {
         addresses.truncate(ADDRESSES_MAX);
         let is_same = self.resolved.load().as_deref().is_some_and(|own| *own.addresses == *addresses);
         if !is_same {
-            self.resolved.store(Some(Arc::new(Resolved { addresses: addresses.into(), bad: AtomicU64::new(0) })));
+            self.resolved
+                .store(Some(Arc::new(Resolved { addresses: addresses.into(), bad: AtomicU64::new(0) })));
             self.generation.fetch_add(1, Relaxed);
         }
         *self.trouble.lock() = None;
@@ -262,11 +263,17 @@ async fn keep_resolved(host: Weak<Host>, resolver: Arc<TokioResolver>, options: 
                 (valid + Duration::from_millis(10)).clamp(options.valid_min, options.valid_max)
             }
             other => {
-                let message = other.err().map_or_else(|| "name has no address".to_owned(), |error| error.to_string());
+                let message =
+                    other.err().map_or_else(|| "name has no address".to_owned(), |error| error.to_string());
                 own.fail(&message, Instant::now());
                 let wait = retry;
                 retry = (retry * 2).min(options.retry_max);
-                tracing::warn!(name = &*name, error = message, retry_s = wait.as_secs_f64(), "cannot resolve a node's name");
+                tracing::warn!(
+                    name = &*name,
+                    error = message,
+                    retry_s = wait.as_secs_f64(),
+                    "cannot resolve a node's name"
+                );
                 wait
             }
         };

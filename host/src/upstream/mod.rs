@@ -39,6 +39,4 @@ pub use pool::{H2Slot, IdlePool, Pooled, Pools, Reusable, Shared, SharedPool};
 pub use runner::Runner;
 pub use select::{NoLine, Target, Tried};
 pub use spec::{KeepalivePool, PassHost, Prefer, ProxyProtocol, Scheme, Timeouts};
-pub use status::{
-    Counts, LastFailure, LineStatus, NodeStatus, Rtt, Stale, UpstreamStatus, status,
-};
+pub use status::{Counts, LastFailure, LineStatus, NodeStatus, Rtt, Stale, UpstreamStatus, status};

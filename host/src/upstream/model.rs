@@ -252,18 +252,31 @@ impl Line {
         };
         match change {
             Change::None => {
-                if let (Source::Passive, Some(Failure::Broken | Failure::Timeout | Failure::Malformed)) = (source, failure) {
+                if let (Source::Passive, Some(Failure::Broken | Failure::Timeout | Failure::Malformed)) =
+                    (source, failure)
+                {
                     self.look_after(node);
                 }
             }
             Change::WentDown => {
                 let reason = failure.map_or("", Failure::code);
-                tracing::warn!(upstream = &*self.upstream, line = &*self.name, node = &*node.name, reason, "node is down");
+                tracing::warn!(
+                    upstream = &*self.upstream,
+                    line = &*self.name,
+                    node = &*node.name,
+                    reason,
+                    "node is down"
+                );
                 self.settle(failure, now);
                 self.look_after(node);
             }
             Change::CameUp => {
-                tracing::info!(upstream = &*self.upstream, line = &*self.name, node = &*node.name, "node is up");
+                tracing::info!(
+                    upstream = &*self.upstream,
+                    line = &*self.name,
+                    node = &*node.name,
+                    "node is up"
+                );
                 self.settle(None, now);
                 if forced == Forced::Yes {
                     self.live.release(now);
@@ -275,7 +288,12 @@ impl Line {
     /// Puts a node back that only traffic can judge.
     pub(super) fn try_again(&self, node: &Node, now: Instant) {
         if node.live.try_again(now) == Change::CameUp {
-            tracing::info!(upstream = &*self.upstream, line = &*self.name, node = &*node.name, "node is tried again");
+            tracing::info!(
+                upstream = &*self.upstream,
+                line = &*self.name,
+                node = &*node.name,
+                "node is tried again"
+            );
             self.settle(None, now);
         }
     }
@@ -371,12 +389,20 @@ impl Upstream {
         let current = self.fastest.load(Relaxed).min(self.lines.len() - 1);
         let is_clear = match cost(&self.lines[current]) {
             None => true,
-            Some(own) => own.as_nanos() * 100 > least.as_nanos() * u128::from(100 + self.failover.latency_margin),
+            Some(own) => {
+                own.as_nanos() * 100 > least.as_nanos() * u128::from(100 + self.failover.latency_margin)
+            }
         };
         if best != current && is_clear {
             self.fastest.store(best, Relaxed);
             let (from, to) = (&*self.lines[current].name, &*self.lines[best].name);
-            tracing::info!(upstream = &*self.id, from, to, rtt_ms = least.as_secs_f64() * 1e3, "faster line preferred");
+            tracing::info!(
+                upstream = &*self.id,
+                from,
+                to,
+                rtt_ms = least.as_secs_f64() * 1e3,
+                "faster line preferred"
+            );
         }
     }
 }

@@ -240,11 +240,8 @@ impl Upstream {
         let now = (self.kind == Kind::Ewma).then(Instant::now);
         line.tiers.iter().find_map(|tier| {
             let own = |place: usize| &line.nodes[usize::from(tier.nodes[place])];
-            let place = tier.balance.pick(
-                hash,
-                |place| may(tier.nodes[place]),
-                |place| own(place).cost(now),
-            )?;
+            let place =
+                tier.balance.pick(hash, |place| may(tier.nodes[place]), |place| own(place).cost(now))?;
             Some(tier.nodes[place])
         })
     }

@@ -128,9 +128,10 @@ fn client_config(settings: TlsSettings<'_>, roots: &Roots) -> Result<ClientConfi
 fn own_roots(pem: &str) -> Result<RootCertStore, TlsSettingError> {
     let mut store = RootCertStore::empty();
     for certificate in certificates("ca", pem)? {
-        store
-            .add(certificate)
-            .map_err(|cause| TlsSettingError { field: "ca", message: format!("cannot be trusted: {cause}") })?;
+        store.add(certificate).map_err(|cause| TlsSettingError {
+            field: "ca",
+            message: format!("cannot be trusted: {cause}"),
+        })?;
     }
     Ok(store)
 }

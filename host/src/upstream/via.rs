@@ -148,7 +148,12 @@ impl Way {
     ///
     /// # Errors
     /// When it is malformed, not signed by the fleet, or not of this time.
-    pub fn verify(value: &[u8], key: &WayKey, client: Option<SocketAddr>, now_ms: u64) -> Result<Self, WayError> {
+    pub fn verify(
+        value: &[u8],
+        key: &WayKey,
+        client: Option<SocketAddr>,
+        now_ms: u64,
+    ) -> Result<Self, WayError> {
         let (time, rest) = value.split_first_chunk::<8>().ok_or(WayError::Malformed)?;
         let (tag, text) = rest.split_at_checked(TAG_BYTES).ok_or(WayError::Malformed)?;
         if text.len() > WAY_BYTES_MAX {

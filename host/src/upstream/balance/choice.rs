@@ -36,7 +36,8 @@ impl Choice {
         let first = self.first_usable((chance % count) as usize, &usable)?;
         // A second one that differs, where there is one: start past the first.
         let offset = 1 + (chance >> 32) % count.max(2).wrapping_sub(1).max(1);
-        let second = self.first_usable((first + offset as usize) % self.nodes, |node| node != first && usable(node));
+        let second =
+            self.first_usable((first + offset as usize) % self.nodes, |node| node != first && usable(node));
         match second {
             Some(second) if cost(second) < cost(first) => Some(second),
             _ => Some(first),

@@ -151,7 +151,13 @@ impl NodeLive {
     }
 
     /// Takes a sign in. A good one for a node that is well costs no lock.
-    pub(in crate::upstream) fn observe(&self, rules: &NodeRules, source: Source, sign: Sign, now: Instant) -> Change {
+    pub(in crate::upstream) fn observe(
+        &self,
+        rules: &NodeRules,
+        source: Source,
+        sign: Sign,
+        now: Instant,
+    ) -> Change {
         if sign == Sign::Good && source == Source::Passive && self.is_up() && !self.doubted.load(Relaxed) {
             return Change::None;
         }

@@ -132,7 +132,13 @@ impl NodeHealth {
     }
 
     /// Takes one sign in.
-    pub(in crate::upstream) fn observe(&mut self, rules: &NodeRules, source: Source, sign: Sign, now: Instant) -> Change {
+    pub(in crate::upstream) fn observe(
+        &mut self,
+        rules: &NodeRules,
+        source: Source,
+        sign: Sign,
+        now: Instant,
+    ) -> Change {
         match sign {
             // Nothing said of the node.
             Sign::Bad(Failure::Local) => Change::None,
@@ -169,8 +175,12 @@ impl NodeHealth {
 
     fn good(&mut self, rules: &NodeRules, source: Source, now: Instant) -> Change {
         let (count, limit) = match source {
-            Source::Active => (self.active.good(), rules.active.map_or(rules.rise, |limits| limits.successes)),
-            Source::Passive => (self.passive.good(), rules.passive.map_or(rules.rise, |limits| limits.successes)),
+            Source::Active => {
+                (self.active.good(), rules.active.map_or(rules.rise, |limits| limits.successes))
+            }
+            Source::Passive => {
+                (self.passive.good(), rules.passive.map_or(rules.rise, |limits| limits.successes))
+            }
             Source::Recovery => (self.recovery.good(), rules.rise),
         };
         if source == Source::Passive {
@@ -263,7 +273,12 @@ mod tests {
         let rules = rules(false, false);
         let mut health = NodeHealth::new(Instant::now());
         feed(&mut health, &rules, Source::Passive, &[ERROR; 100]);
-        feed(&mut health, &rules, Source::Passive, &[Sign::Bad(Failure::Broken), Sign::Bad(Failure::Timeout)]);
+        feed(
+            &mut health,
+            &rules,
+            Source::Passive,
+            &[Sign::Bad(Failure::Broken), Sign::Bad(Failure::Timeout)],
+        );
         assert_eq!(health.down(), None);
         assert_eq!(feed(&mut health, &rules, Source::Passive, &[REFUSED]), [Change::WentDown]);
     }
@@ -279,7 +294,9 @@ mod tests {
 
     #[test]
     fn it_comes_back_by_what_it_has() {
-        for (has_active, source) in [(true, Source::Active), (false, Source::Recovery), (false, Source::Passive)] {
+        for (has_active, source) in
+            [(true, Source::Active), (false, Source::Recovery), (false, Source::Passive)]
+        {
             let rules = rules(has_active, false);
             let mut health = NodeHealth::new(Instant::now());
             feed(&mut health, &rules, Source::Passive, &[REFUSED]);
