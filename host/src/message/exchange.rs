@@ -64,6 +64,10 @@ pub trait Downstream: BodyRead + BodyWrite {
     /// Whether the final head was queued, so that no other answer is possible.
     fn is_answered(&self) -> bool;
 
+    /// Says that the rest of the request's body will not be read. What waits of
+    /// it is dropped; if that was all, the connection can live on.
+    fn discard_request(&mut self) {}
+
     /// Ready as soon as the client is known to have gone. Reads ahead within
     /// the input buffer's bound; what it reads is not lost.
     fn poll_gone(&mut self, context: &mut Context<'_>) -> Poll<TransferError>;

@@ -195,6 +195,13 @@ impl Fields {
         self.list.push(Field { known, name, value });
     }
 
+    /// Adds a field whose text is in the buffer and whose name was recognised
+    /// before, so that it need not be again.
+    pub fn push(&mut self, field: Field) {
+        debug_assert_eq!(field.known, Name::of(field.name.get(&self.text)));
+        self.list.push(field);
+    }
+
     /// Adds a field at the end, keeping others of its name.
     pub fn append(&mut self, name: &[u8], value: &[u8]) {
         let name = self.store(name);

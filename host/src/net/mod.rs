@@ -7,6 +7,7 @@
 mod accepted;
 mod buffer;
 mod counters;
+pub mod http1;
 pub mod http2;
 pub mod path;
 pub mod proxy_protocol;

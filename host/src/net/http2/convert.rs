@@ -95,7 +95,7 @@ fn authority(parts: &http::request::Parts) -> Result<&str, BadRequest> {
         }
     }
     let authority = authority.filter(|text| !text.is_empty()).ok_or(BadRequest::NoAuthority)?;
-    if path::is_authority(authority) { Ok(authority) } else { Err(BadRequest::BadAuthority) }
+    if path::is_authority(authority.as_bytes()) { Ok(authority) } else { Err(BadRequest::BadAuthority) }
 }
 
 /// Fields of a received map, in its order.
