@@ -365,12 +365,35 @@ mod tests {
 
     #[test]
     fn hosts_are_names_or_addresses_with_a_port() {
-        for good in ["a", "a.example", "a.example.", "A-1_x:80", "127.0.0.1:65535", "[::1]", "[::1]:443", "xn--a~"] {
+        for good in
+            ["a", "a.example", "a.example.", "A-1_x:80", "127.0.0.1:65535", "[::1]", "[::1]:443", "xn--a~"]
+        {
             assert!(is_authority(good.as_bytes()), "{good:?}");
         }
         for bad in [
-            "", "a@b", "user:pw@a", "a:", "a:0", "a:65536", "a:+80", "a:80:80", "a b", "a/b", "a,b", "a%41", "a..b",
-            ".a", "[::1", "::1", "[::1]x", "[fe80::1%25eth0]", "a\\b", "a?b", "a#b", "\u{e9}.example", "[v1.a]",
+            "",
+            "a@b",
+            "user:pw@a",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+80",
+            "a:80:80",
+            "a b",
+            "a/b",
+            "a,b",
+            "a%41",
+            "a..b",
+            ".a",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "[fe80::1%25eth0]",
+            "a\\b",
+            "a?b",
+            "a#b",
+            "\u{e9}.example",
+            "[v1.a]",
         ] {
             assert!(!is_authority(bad.as_bytes()), "{bad:?}");
         }

@@ -140,8 +140,8 @@ impl UpstreamExchange for ClientConnection {
         loop {
             let waiting = self.input.waiting();
             if !waiting.is_empty() {
-                let parsed = parse_response(waiting, &self.limits, self.to_head)
-                    .map_err(TransferError::Malformed)?;
+                let parsed =
+                    parse_response(waiting, &self.limits, self.to_head).map_err(TransferError::Malformed)?;
                 if let Some(parsed) = parsed {
                     if parsed.head.status == 101 && !(self.asked_upgrade && parsed.upgrade) {
                         return Poll::Ready(Err(TransferError::Malformed("unasked_upgrade")));

@@ -126,7 +126,9 @@ fn is_value(value: &[u8]) -> bool {
 /// outside the first `parsed` bytes are looked at.
 pub(super) fn check(fields: &Fields) -> Result<(), TransferError> {
     let bad = fields.table().iter().any(|field| {
-        !is_value(fields.get(field.value)) || fields.get(field.name).is_empty() || !is_value(fields.get(field.name))
+        !is_value(fields.get(field.value))
+            || fields.get(field.name).is_empty()
+            || !is_value(fields.get(field.name))
     });
     if bad { Err(TransferError::Malformed("line_end_in_field")) } else { Ok(()) }
 }
@@ -143,9 +145,7 @@ pub(super) fn request(encoder: &mut Encoder<'_>, head: &RequestHead, shape: Requ
     encoder.put(b" HTTP/1.1\r\nHost: ");
     encoder.put(head.authority().as_bytes());
     encoder.put(b"\r\n");
-    encoder.fields(&head.fields, |name| {
-        is_of_connection(name) || matches!(name, Name::Host | Name::Expect)
-    });
+    encoder.fields(&head.fields, |name| is_of_connection(name) || matches!(name, Name::Host | Name::Expect));
     match shape.upgrade {
         Some(protocols) => {
             encoder.put(b"Connection: Upgrade\r\n");

@@ -172,7 +172,9 @@ mod tests {
     fn lengths_are_digits_within_64_bits() {
         assert_eq!(parse_length(b"0"), Some(0));
         assert_eq!(parse_length(b"18446744073709551615"), Some(u64::MAX));
-        for bad in ["", "+5", "-5", "0x5", "5 ", " 5", "5,5", "1e3", "18446744073709551616", "000000000000000000005"] {
+        for bad in
+            ["", "+5", "-5", "0x5", "5 ", " 5", "5,5", "1e3", "18446744073709551616", "000000000000000000005"]
+        {
             assert_eq!(parse_length(bad.as_bytes()), None, "{bad:?}");
         }
     }

@@ -21,7 +21,6 @@ mod request;
 mod response;
 mod server;
 
-
 pub use client::ClientConnection;
 pub use grammar::tokens;
 pub use request::{ParsedRequest, parse_request};

@@ -130,7 +130,8 @@ fn take_fields(
     headers: &[httparse::Header<'_>],
     fields: &mut Fields,
 ) -> Result<Taken, Rejection> {
-    let mut taken = Taken { control: Control::default(), host: None, expects_continue: false, upgrade: false };
+    let mut taken =
+        Taken { control: Control::default(), host: None, expects_continue: false, upgrade: false };
     for line in grammar::lines(bytes, headers) {
         let line = line.map_err(refused)?;
         let known = Name::of(line.name.get(bytes));
@@ -154,10 +155,9 @@ fn take_fields(
                 taken.expects_continue = true;
             }
             Name::Upgrade => taken.upgrade = true,
-            known => taken
-                .control
-                .note(known, value)
-                .map_err(|(status, reason)| Rejection { status, reason })?,
+            known => {
+                taken.control.note(known, value).map_err(|(status, reason)| Rejection { status, reason })?
+            }
         }
         grammar::push(fields, known, &line);
     }

@@ -132,4 +132,3 @@ fn framing(
 pub(super) fn reason_phrase(status: u16) -> &'static str {
     http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("")
 }
-
