@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::observe::{LogConfig, LogTarget};
+
 /// What a node knows at start. Every field has a default, so that an empty
 /// file, or none, is a working one on loopback.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -23,7 +25,7 @@ pub struct Boot {
     /// Worker threads; 0 means one a core.
     pub threads: usize,
     /// What is logged, and where.
-    pub log: Log,
+    pub log: LogConfig,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// The unix socket over which a new binary takes the listening sockets
@@ -96,34 +98,6 @@ impl<'de> Deserialize<'de> for Address {
             serde::de::Error::custom(format!("`{text}` is neither an address such as 127.0.0.1:9090 nor off"))
         })
     }
-}
-
-/// What is logged, and where.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Log {
-    /// The access log: a file, `-` for standard output, or `off`; default `-`.
-    pub access: String,
-    /// The program's own log, as `tracing` filters are written; default `info`.
-    pub level: String,
-    /// `text` or `json`, for the program's own log on standard error; default `text`.
-    pub format: LogFormat,
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { access: "-".to_owned(), level: "info".to_owned(), format: LogFormat::Text }
-    }
-}
-
-/// The form of the program's own log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One readable line an event.
-    Text,
-    /// One JSON object an event.
-    Json,
 }
 
 /// How the process ends on SIGTERM.
@@ -204,8 +178,8 @@ impl Boot {
         if let Some(KeySource::File(file)) = &mut boot.fleet_key {
             absolute(file);
         }
-        if !matches!(boot.log.access.as_str(), "-" | "off") {
-            boot.log.access = base.join(&boot.log.access).to_string_lossy().into_owned();
+        if let LogTarget::File(file) = &mut boot.log.access {
+            absolute(file);
         }
         Ok(boot)
     }
@@ -221,6 +195,7 @@ impl Boot {
                 return Err(format!("{field}: `{value}` is not 1 to 64 letters, digits, `-`, `_` or `.`"));
             }
         }
+        boot.log.validate()?;
         if boot.threads > 1024 {
             return Err(format!("threads: {} is over the limit of 1024", boot.threads));
         }
@@ -331,6 +306,7 @@ mod tests {
             ("node: {id: 'a b'}\n", ["node.id", "a b"]),
             ("threads: 4096\n", ["threads", "4096"]),
             ("threads: -1\n", ["threads", "line 1"]),
+            ("log: {headers: [cookie]}\n", ["log.headers", "cookie"]),
         ] {
             let error = Boot::parse(text).unwrap_err();
             for word in words {

@@ -12,9 +12,9 @@ pub struct LogConfig {
     /// Least level of the program's own events on stderr, in the form of
     /// `tracing`'s filters (`info`, `sluice::upstream=debug,warn`). Default `info`.
     pub level: String,
-    /// Form of those events. Default `json`.
+    /// Form of those events. Default `text`.
     pub format: EventFormat,
-    /// Where the access log goes: `off`, `stdout`, or a file. Default `stdout`.
+    /// Where the access log goes: `off`, `stdout` (or `-`), or a file. Default `stdout`.
     pub access: LogTarget,
     /// Request headers the access log shows, lower case. Default `user-agent`
     /// and `referer`. At most 16; headers that carry credentials are refused.
@@ -35,7 +35,7 @@ impl Default for LogConfig {
     fn default() -> Self {
         Self {
             level: "info".into(),
-            format: EventFormat::Json,
+            format: EventFormat::Text,
             access: LogTarget::Stdout,
             headers: vec!["user-agent".into(), "referer".into()],
             query: true,
@@ -72,7 +72,7 @@ impl From<String> for LogTarget {
     fn from(text: String) -> Self {
         match text.as_str() {
             "off" => Self::Off,
-            "stdout" | "/dev/stdout" => Self::Stdout,
+            "stdout" | "-" | "/dev/stdout" => Self::Stdout,
             _ => Self::File(text.into()),
         }
     }
@@ -116,6 +116,7 @@ impl LogConfig {
         range("value_max", self.value_max, 64, 65_536)?;
         range("buffer_max", self.buffer_max, 65_536, 64 << 20)?;
         range("sample", self.sample as usize, 1, 1_000_000)?;
+        super::events::filter("log.level", &self.level)?;
         if self.access == LogTarget::File(PathBuf::new()) {
             return Err("log.access: empty; write `off`, `stdout` or a path".into());
         }
@@ -130,7 +131,8 @@ mod tests {
     #[test]
     fn bad_settings_are_named() {
         let base = LogConfig::default;
-        let table: [(LogConfig, &str); 7] = [
+        let table: [(LogConfig, &str); 8] = [
+            (LogConfig { level: "a=b=c".into(), ..base() }, "log.level: `a=b=c`"),
             (
                 LogConfig { headers: vec!["Authorization".into()], ..base() },
                 "`Authorization` is no lower-case",

@@ -7,12 +7,14 @@
 //! [`Metrics`]; `docs/observability.md` fixes names, fields and units.
 
 mod access_log;
+mod events;
 mod json;
 mod log_config;
 mod metrics;
 mod record;
 
 pub use access_log::{AccessLog, LogCounters, LogError, LogWriter};
+pub use events::start_events;
 pub use log_config::{EventFormat, LogConfig, LogTarget};
 pub use metrics::{
     Collect, Exposition, KEPT_UNUSED, Kind, Metrics, PluginMetrics, PluginVerdict, ReasonFamily,
