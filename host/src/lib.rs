@@ -3,11 +3,13 @@
 pub mod admin;
 pub mod app;
 pub mod config;
+pub mod filter;
 pub mod frame;
 pub mod message;
 pub mod net;
 pub mod observe;
 pub mod proxy;
+pub mod rate;
 pub mod route;
 pub mod snapshot;
 pub mod upstream;

@@ -26,6 +26,6 @@ pub use exchange::{BodyLength, Downstream, Moved, RequestShape, UpstreamExchange
 pub use fields::{Field, FieldIndex, Fields, Name, Span};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use subject::{FrameFields, FrameRole, Params, RouteLabels, Stage, Subject, UpstreamView, Value};
-pub use template::{Captures, Template, TemplateError};
+pub use template::{Captures, Origin, Template, TemplateError};
 pub use transfer::TransferError;
 pub use variable::{FramePart, HeaderKey, TlsPart, Variable, VariableError};

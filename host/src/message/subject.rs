@@ -115,8 +115,8 @@ pub struct Subject<'a> {
     pub client_port: u16,
     /// The request, except for raw streams.
     pub request: Option<&'a RequestHead>,
-    /// Target of the request as received, when a filter has changed it since.
-    pub original_uri: Option<&'a str>,
+    /// Path and query as received, when a filter may have changed them since.
+    pub original: Option<(Span, Option<Span>)>,
     /// What the route captured.
     pub params: Option<&'a Params>,
     /// Names of the route, once there is one.
@@ -146,7 +146,7 @@ impl<'a> Subject<'a> {
             client_ip: client.ip(),
             client_port: client.address.port(),
             request: None,
-            original_uri: None,
+            original: None,
             params: None,
             labels: None,
             request_id: "",

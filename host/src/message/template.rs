@@ -33,6 +33,15 @@ pub enum Captures {
     Allowed,
 }
 
+/// Where a piece of a filled-in text is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Written in the template, by the operator.
+    Template,
+    /// Filled in, perhaps from what a client sent.
+    Filled,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Literal(Box<[u8]>),
@@ -114,31 +123,32 @@ impl Template {
     /// Appends the filled-in text to `out`; absent variables are empty. Returns
     /// how many variables had a value.
     pub fn fill<const N: usize>(&self, subject: &Subject<'_>, out: &mut SmallVec<[u8; N]>) -> usize {
-        self.fill_with(subject, |_| None, |bytes| out.extend_from_slice(bytes))
+        self.fill_with(subject, |_| None, |_, bytes| out.extend_from_slice(bytes))
     }
 
     /// Fills the text in, taking `$1` and its like from `capture`, and hands
-    /// its pieces to `out`. Returns how many references had a value.
+    /// its pieces to `out`, saying where each is from. Returns how many
+    /// references had a value.
     pub fn fill_with<'c>(
         &self,
         subject: &Subject<'_>,
         capture: impl Fn(usize) -> Option<&'c [u8]>,
-        mut out: impl FnMut(&[u8]),
+        mut out: impl FnMut(Origin, &[u8]),
     ) -> usize {
         let mut found = 0;
         for piece in &self.pieces {
             match piece {
-                Piece::Literal(text) => out(text),
+                Piece::Literal(text) => out(Origin::Template, text),
                 Piece::Variable(variable) => {
                     if let Some(value) = variable.read(subject) {
                         found += 1;
-                        out(&value);
+                        out(Origin::Filled, &value);
                     }
                 }
                 Piece::Capture(index) => {
                     if let Some(text) = capture(*index) {
                         found += 1;
-                        out(text);
+                        out(Origin::Filled, text);
                     }
                 }
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::fields::{Fields, Name};
+use super::fields::{Fields, Name, Span};
 use super::head::{RequestHead, Scheme};
 use super::subject::{FrameRole, Stage, Subject, Value};
 
@@ -295,7 +295,7 @@ impl Variable {
         let request = subject.request;
         match self {
             Self::Uri => request.map(|head| head.path().into()),
-            Self::RequestUri => request.map(|head| request_uri(head, subject.original_uri)),
+            Self::RequestUri => request.map(|head| request_uri(head, subject.original)),
             Self::Args => request.and_then(RequestHead::query).map(Value::from),
             Self::IsArgs => request.map(|head| if head.query().is_some() { "?".into() } else { "".into() }),
             Self::Arg(name) => find_arg(request?.query()?.as_bytes(), name.as_bytes()),
@@ -398,21 +398,19 @@ impl std::fmt::Write for Text {
     }
 }
 
-fn request_uri<'a>(head: &'a RequestHead, original: Option<&'a str>) -> Value<'a> {
-    if let Some(original) = original {
-        return original.into();
-    }
+fn request_uri(head: &RequestHead, original: Option<(Span, Option<Span>)>) -> Value<'_> {
     let (_, path, query) = head.spans();
-    let Some(query) = query else { return head.path().into() };
+    let (path, query) = original.unwrap_or((path, query));
+    let text = |span| head.fields.get(span);
+    let Some(query) = query else { return text(path).into() };
     let path_end = path.start + path.len;
-    let whole = super::Span { start: path.start, len: path.len + 1 + query.len };
     // As received, the two stand in the buffer side by side.
     if path_end + 1 == query.start && head.fields.text().get(path_end as usize) == Some(&b'?') {
-        return Value::Lent(head.fields.get(whole));
+        return text(Span { start: path.start, len: path.len + 1 + query.len }).into();
     }
-    let mut made = SmallVec::from_slice(head.path().as_bytes());
+    let mut made = SmallVec::from_slice(text(path));
     made.push(b'?');
-    made.extend_from_slice(head.fields.get(query));
+    made.extend_from_slice(text(query));
     Value::Made(made)
 }
 

@@ -1,0 +1,459 @@
+//! The filters of one object, in the order and for the phases they run.
+//!
+//! As in APISIX a request first meets all filters of the rewrite phase, by
+//! falling priority, then those of the access phase; the global rules' chain
+//! runs whole before the route's.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::config::Problem;
+use crate::config::objects::Plugins;
+use crate::message::{Client, FrameFields, ResponseHead, RouteLabels, Stage, Subject, UpstreamView};
+use crate::route::Expression;
+
+use super::build::{BuildContext, ChainKind, FieldError};
+use super::exchange::{ConnectionScope, Exchange};
+use super::plugins::{self, Filter, Phase};
+use super::verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
+
+/// The most filters of one chain.
+const LINKS_MAX: usize = 64;
+/// The most of a request's body that is held back for filters, in bytes.
+const REQUEST_BODY_MAX: usize = 1 << 20;
+
+/// What one filter does with a request.
+#[derive(Debug)]
+pub(super) enum Step {
+    Next,
+    Wait(Duration),
+    Respond(Box<LocalResponse>),
+    WaitAndRespond(Duration, Box<LocalResponse>),
+}
+
+/// A filter and what is said about it under `_meta`.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) filter: Filter,
+    name: &'static str,
+    config: serde_json::Value,
+    condition: Option<Expression>,
+    error_response: Option<LocalBody>,
+}
+
+#[derive(Debug)]
+struct LocalBody {
+    body: Bytes,
+    content_type: &'static str,
+}
+
+/// The filters of one object.
+#[derive(Debug)]
+pub struct Chain {
+    links: Box<[Link]>,
+    /// Places of the filters that run for a request, in order.
+    request: Box<[u8]>,
+    response: Box<[u8]>,
+    connection: Box<[u8]>,
+    frame: Box<[u8]>,
+    body: BodyInterest,
+    has_conditions: bool,
+    /// Its place among the chains of an exchange.
+    slot: usize,
+}
+
+impl Default for Chain {
+    fn default() -> Self {
+        Self::assemble(Vec::new(), ChainKind::Http)
+    }
+}
+
+/// One frame, and whose it is.
+#[derive(Clone, Copy)]
+pub struct FrameContext<'a> {
+    /// The connection.
+    pub client: &'a Client,
+    /// Names of the stream route.
+    pub labels: Option<&'a RouteLabels>,
+    /// The frame's header.
+    pub frame: &'a dyn FrameFields,
+    /// Now.
+    pub now: Instant,
+}
+
+impl Chain {
+    /// Builds the chain of merged plugins. What a filter of `previous` counts is
+    /// carried over when its configuration is unchanged.
+    ///
+    /// # Errors
+    /// One problem for each plugin that cannot be built, with field and value.
+    pub fn build(
+        plugins: &Plugins,
+        context: &BuildContext<'_>,
+        previous: Option<&Self>,
+    ) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut links = Vec::new();
+        for (name, plugin) in plugins {
+            let mut fail = |error: FieldError| {
+                let dot = if error.field.is_empty() || error.field.starts_with('[') { "" } else { "." };
+                let value = error.value.map(|value| shorten(&value));
+                let field = format!("plugins.{name}{dot}{}", error.field);
+                problems.push(Problem { field, message: error.message, value });
+            };
+            if plugin.meta.disable {
+                // Its name must still be one.
+                if plugins::kind(name, context.kind).is_err() {
+                    fail(FieldError::new("", "unknown plugin"));
+                }
+                continue;
+            }
+            match build_link(name, plugin, context, previous) {
+                Ok((priority, link)) => links.push((priority, link)),
+                Err(error) => fail(error),
+            }
+        }
+        if links.len() > LINKS_MAX {
+            problems.push(Problem {
+                field: "plugins".to_owned(),
+                message: format!("must be at most {LINKS_MAX} plugins"),
+                value: Some(links.len().to_string()),
+            });
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        links.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.name.cmp(right.name)));
+        Ok(Self::assemble(links.into_iter().map(|(_, link)| link).collect(), context.kind))
+    }
+
+    fn assemble(links: Vec<Link>, kind: ChainKind) -> Self {
+        let places = |phase: Phase| {
+            let with =
+                links.iter().enumerate().filter(move |(_, link)| link.filter.phases().contains(&phase));
+            with.map(|(index, _)| index as u8)
+        };
+        let needs_body = links.iter().any(|link| {
+            link.filter.needs_body() || link.condition.as_ref().is_some_and(Expression::needs_body)
+        });
+        let is_http = matches!(kind, ChainKind::Http | ChainKind::Global);
+        let only = |is_wanted: bool, phase| if is_wanted { places(phase).collect() } else { Box::default() };
+        Self {
+            request: if is_http {
+                places(Phase::Rewrite).chain(places(Phase::Access)).collect()
+            } else {
+                Box::default()
+            },
+            response: only(is_http, Phase::Response),
+            connection: only(!is_http, Phase::Connection),
+            frame: only(kind == ChainKind::Frames, Phase::Frame),
+            body: if needs_body {
+                BodyInterest::Buffered { max: REQUEST_BODY_MAX }
+            } else {
+                BodyInterest::None
+            },
+            has_conditions: links.iter().any(|link| link.condition.is_some()),
+            slot: usize::from(kind != ChainKind::Global),
+            links: links.into(),
+        }
+    }
+
+    /// How much of the request's body its filters want to see.
+    #[must_use]
+    pub fn body_interest(&self) -> BodyInterest {
+        self.body
+    }
+
+    /// Whether it looks at frames at all.
+    #[must_use]
+    pub fn sees_frames(&self) -> bool {
+        !self.frame.is_empty()
+    }
+
+    /// Whether it looks at connections at all.
+    #[must_use]
+    pub fn sees_connections(&self) -> bool {
+        !self.connection.is_empty()
+    }
+
+    /// The names of its plugins, in order.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.links.iter().map(|link| link.name)
+    }
+
+    /// The filter of this name, if it has one with the same configuration.
+    pub(super) fn same(&self, name: &str, config: &serde_json::Value) -> Option<&Filter> {
+        let link = self.links.iter().find(|link| link.name == name && link.config == *config)?;
+        Some(&link.filter)
+    }
+
+    /// Runs the connection phase. What `scope` holds afterwards must live as
+    /// long as the connection.
+    pub fn on_connection(
+        &self,
+        client: &Client,
+        labels: Option<&RouteLabels>,
+        scope: &mut ConnectionScope,
+    ) -> ConnectionVerdict {
+        let mut wait = Duration::ZERO;
+        let subject = Subject { labels, ..Subject::of_client(client) };
+        for link in self.connection.iter().map(|place| &self.links[usize::from(*place)]) {
+            if link.condition.as_ref().is_some_and(|condition| !condition.holds(&subject)) {
+                continue;
+            }
+            match link.filter.connection(&subject, scope) {
+                ConnectionVerdict::Continue => {}
+                ConnectionVerdict::Delay(more) => wait += more,
+                close => return close,
+            }
+        }
+        if wait.is_zero() { ConnectionVerdict::Continue } else { ConnectionVerdict::Delay(wait) }
+    }
+
+    /// Runs the frame phase: the first filter that does not let the frame pass
+    /// decides; of several delays the longest counts.
+    #[must_use]
+    pub fn on_frame(&self, context: &FrameContext<'_>) -> FrameVerdict {
+        let mut wait = Duration::ZERO;
+        let subject = Subject::of_frame(context.client, context.labels, context.frame);
+        for link in self.frame.iter().map(|place| &self.links[usize::from(*place)]) {
+            if link.condition.as_ref().is_some_and(|condition| !condition.holds(&subject)) {
+                continue;
+            }
+            match link.filter.frame(&subject, context.now) {
+                FrameVerdict::Pass => {}
+                FrameVerdict::Delay(more) => wait = wait.max(more),
+                verdict => return verdict,
+            }
+        }
+        if wait.is_zero() { FrameVerdict::Pass } else { FrameVerdict::Delay(wait) }
+    }
+
+    /// Whether a filter is left out for this exchange by its `_meta.filter`,
+    /// which is looked at once, before the first filter runs.
+    fn is_skipped(&self, place: u8, exchange: &mut Exchange) -> bool {
+        if !self.has_conditions {
+            return false;
+        }
+        let bits = match exchange.skipped[self.slot] {
+            Some(bits) => bits,
+            None => {
+                let subject = exchange.subject();
+                let out = self.links.iter().enumerate().filter(|(_, link)| {
+                    link.condition.as_ref().is_some_and(|condition| !condition.holds(&subject))
+                });
+                let bits = out.fold(0, |bits, (index, _)| bits | 1 << index);
+                exchange.skipped[self.slot] = Some(bits);
+                bits
+            }
+        };
+        bits & (1 << place) != 0
+    }
+
+    /// Runs the request phase from a place in its order; returns the place to go
+    /// on from after a wait.
+    fn run(&self, from: usize, exchange: &mut Exchange) -> Progress {
+        for (at, place) in self.request.iter().enumerate().skip(from) {
+            if self.is_skipped(*place, exchange) {
+                continue;
+            }
+            let link = &self.links[usize::from(*place)];
+            match link.filter.request(exchange) {
+                Step::Next => {}
+                Step::Wait(time) if time < DELAY_MIN => {}
+                Step::Wait(time) => {
+                    exchange.note(link.name, "delay", "");
+                    return Progress::Wait { time, next: at + 1 };
+                }
+                Step::Respond(response) => return link.respond(Duration::ZERO, response, exchange),
+                Step::WaitAndRespond(time, response) => return link.respond(time, response, exchange),
+            }
+        }
+        Progress::Done
+    }
+}
+
+/// As in APISIX, shorter delays are not worth waiting for.
+const DELAY_MIN: Duration = Duration::from_millis(1);
+
+enum Progress {
+    Done,
+    Wait { time: Duration, next: usize },
+    Respond { time: Duration, response: Box<LocalResponse> },
+}
+
+impl Link {
+    fn respond(&self, time: Duration, mut response: Box<LocalResponse>, exchange: &mut Exchange) -> Progress {
+        let verdict = if response.head.status >= 400 { "deny" } else { "respond" };
+        exchange.note(self.name, verdict, response.reason);
+        if response.head.status >= 400
+            && let Some(own) = &self.error_response
+        {
+            response.body = own.body.clone();
+            response.head.fields.set(b"Content-Type", own.content_type.as_bytes());
+        }
+        Progress::Respond { time, response }
+    }
+}
+
+fn build_link(
+    name: &str,
+    plugin: &crate::config::objects::Plugin,
+    context: &BuildContext<'_>,
+    previous: Option<&Chain>,
+) -> Result<(i32, Link), FieldError> {
+    let kind = plugins::kind(name, context.kind)?;
+    let filter = kind.build(&plugin.config, context, previous)?;
+    let meta = &plugin.meta;
+    let stage = match context.kind {
+        ChainKind::Http | ChainKind::Global => Stage::Request,
+        _ if filter.phases().contains(&Phase::Connection) => Stage::Connection,
+        _ => Stage::Frame,
+    };
+    let condition = meta.filter.as_ref().map(|filter| Expression::parse(filter, stage)).transpose();
+    let condition =
+        condition.map_err(|error| FieldError::new(format!("_meta.filter{}", error.at), error.message))?;
+    let error_response = meta.error_response.as_ref().map(|value| match value {
+        serde_json::Value::String(text) => {
+            LocalBody { body: text.clone().into(), content_type: "text/plain; charset=utf-8" }
+        }
+        value => LocalBody { body: value.to_string().into(), content_type: "application/json" },
+    });
+    let priority = meta.priority.unwrap_or(kind.priority());
+    let link = Link { filter, name: kind.name(), config: plugin.config.clone(), condition, error_response };
+    Ok((priority, link))
+}
+
+fn shorten(value: &serde_json::Value) -> String {
+    let mut text = value.to_string();
+    if let Some((cut, _)) = text.char_indices().nth(80) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
+}
+
+/// The two chains a request meets: the global rules', then its route's.
+#[derive(Debug, Clone, Copy)]
+pub struct Filters<'a> {
+    /// The global rules' chain. Runs for requests without a route too.
+    pub global: &'a Chain,
+    /// The route's chain.
+    pub route: Option<&'a Chain>,
+}
+
+impl<'a> Filters<'a> {
+    fn chains(self) -> impl DoubleEndedIterator<Item = &'a Chain> {
+        std::iter::once(self.global).chain(self.route)
+    }
+
+    /// How much of the request's body must be in [`Exchange::body`] when
+    /// [`on_request`](Self::on_request) is called.
+    #[must_use]
+    pub fn body_interest(self) -> BodyInterest {
+        self.chains().map(Chain::body_interest).max().unwrap_or_default()
+    }
+
+    /// Whether any filter runs before the request is proxied.
+    #[must_use]
+    pub fn sees_requests(self) -> bool {
+        self.chains().any(|chain| !chain.request.is_empty())
+    }
+
+    /// Runs the request phases. Waits where a filter delays, at most as long as
+    /// its configuration allows. Cancel-safe: what is dropped in a wait has
+    /// been counted, and gives its slots back with the exchange.
+    pub async fn on_request(self, exchange: &mut Exchange) -> Verdict {
+        for chain in self.chains() {
+            let mut from = 0;
+            loop {
+                match chain.run(from, exchange) {
+                    Progress::Done => break,
+                    Progress::Wait { time, next } => {
+                        wait(time, exchange).await;
+                        from = next;
+                    }
+                    Progress::Respond { time, response } => {
+                        if time >= DELAY_MIN {
+                            wait(time, exchange).await;
+                        }
+                        return Verdict::Respond(response);
+                    }
+                }
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// Runs the response phase on the head of any final response, the gateway's
+    /// own answers included, and says what becomes of the body.
+    pub fn on_response(
+        self,
+        exchange: &mut Exchange,
+        head: &mut ResponseHead,
+        upstream: Option<UpstreamView<'_>>,
+    ) -> BodyAction {
+        if let Some(fields) = exchange.response_fields.take() {
+            for (name, value) in fields.iter() {
+                head.fields.set(name, value);
+            }
+        }
+        let mut action = BodyAction::Pass;
+        for chain in self.chains() {
+            for place in &chain.response {
+                if chain.is_skipped(*place, exchange) {
+                    continue;
+                }
+                let filter = &chain.links[usize::from(*place)].filter;
+                match filter.response(exchange, head, upstream) {
+                    BodyAction::Pass => {}
+                    BodyAction::Replace(body) => {
+                        exchange.rewriting = [0; 2];
+                        action = BodyAction::Replace(body);
+                    }
+                    BodyAction::Transform { max } => {
+                        action = match action {
+                            BodyAction::Replace(body) => {
+                                BodyAction::Replace(filter.transform(exchange, body))
+                            }
+                            BodyAction::Transform { max: own } => {
+                                exchange.rewriting[chain.slot] |= 1 << place;
+                                BodyAction::Transform { max: own.min(max) }
+                            }
+                            BodyAction::Pass => {
+                                exchange.rewriting[chain.slot] |= 1 << place;
+                                BodyAction::Transform { max }
+                            }
+                        };
+                    }
+                }
+            }
+        }
+        action
+    }
+
+    /// Rewrites a body that [`BodyAction::Transform`] asked for.
+    #[must_use]
+    pub fn transform_body(self, exchange: &Exchange, body: Bytes) -> Bytes {
+        let mut body = body;
+        for chain in self.chains() {
+            for (index, link) in chain.links.iter().enumerate() {
+                if exchange.rewriting[chain.slot] & (1 << index) != 0 {
+                    body = link.filter.transform(exchange, body);
+                }
+            }
+        }
+        body
+    }
+}
+
+/// Waits in a box: a timer in the flow's own future would cost every request
+/// its size.
+async fn wait(time: Duration, exchange: &mut Exchange) {
+    exchange.delayed += time;
+    Box::pin(tokio::time::sleep(time)).await;
+}
+
+#[cfg(test)]
+mod tests;

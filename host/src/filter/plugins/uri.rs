@@ -1,0 +1,156 @@
+//! Making request targets out of templates.
+
+use std::fmt::Write as _;
+
+use regex::bytes::Regex;
+
+use crate::filter::build::{Built, FieldError};
+use crate::message::{Captures, Origin, Stage, Subject, Template};
+use crate::route::vars::compile_regex;
+
+/// A regular expression and what a path that matches becomes.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    pub(super) regex: Regex,
+    pub(super) template: Template,
+}
+
+/// What groups of a regular expression matched.
+pub(super) type Groups<'t> = regex::bytes::Captures<'t>;
+
+impl Rewrite {
+    /// Parses one pair of `regex_uri`.
+    pub(super) fn parse(field: &str, regex: &str, template: &str) -> Built<Self> {
+        let regex = compile_regex(regex, false).map_err(|error| FieldError::new(field, error))?;
+        let template = Template::parse(template, Stage::Request, Captures::Allowed)
+            .map_err(|error| FieldError::with(field, template, error))?;
+        Ok(Self { regex, template })
+    }
+
+    /// The path with what the expression matches replaced; none if it does not.
+    pub(super) fn apply<'t>(&self, path: &'t str, subject: &Subject<'_>) -> Option<(String, Groups<'t>)> {
+        let groups = self.regex.captures(path.as_bytes())?;
+        let whole = groups.get(0)?;
+        let mut out = String::with_capacity(path.len() + 32);
+        push_path(&mut out, &path.as_bytes()[..whole.start()]);
+        fill(&mut out, &self.template, subject, |index| groups.get(index).map(|group| group.as_bytes()));
+        push_path(&mut out, &path.as_bytes()[whole.end()..]);
+        Some((out, groups))
+    }
+}
+
+/// Appends a filled-in template, in which only the template's own `?` begins
+/// the query and all that cannot stand in a target is percent-encoded.
+pub(super) fn fill<'c>(
+    out: &mut String,
+    template: &Template,
+    subject: &Subject<'_>,
+    capture: impl Fn(usize) -> Option<&'c [u8]>,
+) {
+    template.fill_with(subject, capture, |origin, bytes| match origin {
+        Origin::Filled if !out.contains('?') => push_path(out, bytes),
+        _ => push_target(out, bytes),
+    });
+}
+
+fn push_path(out: &mut String, bytes: &[u8]) {
+    push_encoded(out, bytes, |byte| !matches!(byte, b'?' | b'#'));
+}
+
+fn push_target(out: &mut String, bytes: &[u8]) {
+    push_encoded(out, bytes, |byte| byte != b'#');
+}
+
+/// What may stand in a target stays, an escape that is one already stays too.
+pub(super) fn push_encoded(out: &mut String, bytes: &[u8], allows: impl Fn(u8) -> bool) {
+    for (at, byte) in bytes.iter().copied().enumerate() {
+        let is_escape = byte == b'%'
+            && matches!(bytes.get(at + 1..at + 3), Some(digits) if digits.iter().all(u8::is_ascii_hexdigit));
+        let is_plain = byte.is_ascii_graphic()
+            && !matches!(byte, b'%' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+            && allows(byte);
+        if is_plain || is_escape {
+            out.push(char::from(byte));
+        } else {
+            // Writing into memory does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+}
+
+/// Splits a target into path and query, and resolves the path's `.` and `..`
+/// segments: what a client's text was put into must not climb out of its place.
+pub(super) fn split_target(target: &str) -> (String, Option<&str>) {
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let mut out = String::with_capacity(path.len() + 1);
+    let segments: Vec<&str> = path.strip_prefix('/').unwrap_or(path).split('/').collect();
+    for (index, segment) in segments.iter().enumerate() {
+        let is_last = index + 1 == segments.len();
+        match dots(segment) {
+            0 => {
+                out.push('/');
+                out.push_str(segment);
+            }
+            count => {
+                if count == 2 {
+                    out.truncate(out.rfind('/').unwrap_or(0));
+                }
+                if is_last {
+                    out.push('/');
+                }
+            }
+        }
+    }
+    if out.is_empty() {
+        out.push('/');
+    }
+    (out, query)
+}
+
+/// 1 for `.`, 2 for `..`, escaped or not, else 0.
+fn dots(segment: &str) -> usize {
+    let mut rest = segment;
+    let mut count = 0;
+    while !rest.is_empty() {
+        let after = rest.strip_prefix('.').or_else(|| {
+            let start = rest.get(..3)?;
+            start.eq_ignore_ascii_case("%2e").then(|| &rest[3..])
+        });
+        let Some(after) = after else { return 0 };
+        rest = after;
+        count += 1;
+    }
+    if count <= 2 { count } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_encoded_and_cannot_climb() {
+        let encode = |text: &str| {
+            let mut out = String::new();
+            push_path(&mut out, text.as_bytes());
+            out
+        };
+        assert_eq!(encode("/a b/ü?x#y%zz%20\r\n"), "/a%20b/%C3%BC%3Fx%23y%25zz%20%0D%0A");
+        for (target, path, query) in [
+            ("/a/../b", "/b", None),
+            ("/a/./b/", "/a/b/", None),
+            ("/../../x", "/x", None),
+            ("/a/%2e%2E/b?q=/../", "/b", Some("q=/../")),
+            ("/a/..", "/", None),
+            ("/a/b/..", "/a/", None),
+            ("/...", "/...", None),
+            ("", "/", None),
+            ("//a", "//a", None),
+            ("?x", "/", Some("x")),
+        ] {
+            assert_eq!(split_target(target), (path.to_owned(), query), "{target}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What filters decide.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::message::ResponseHead;
+
+/// What a request's filters decided.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The request goes on.
+    Continue,
+    /// It is answered here and now; the response filters still see the answer.
+    Respond(Box<LocalResponse>),
+}
+
+/// An answer of the gateway itself.
+#[derive(Debug, Clone)]
+pub struct LocalResponse {
+    /// Status and fields; no framing fields.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: Bytes,
+    /// Code of the reason, for log and counters; empty for an answer that is
+    /// no refusal.
+    pub reason: &'static str,
+}
+
+impl LocalResponse {
+    /// An answer with a status and nothing else.
+    #[must_use]
+    pub fn new(status: u16, reason: &'static str) -> Self {
+        Self { head: ResponseHead::new(status), body: Bytes::new(), reason }
+    }
+
+    /// An error as clients meet it: `{"error_msg": …, "request_id": …}`.
+    #[must_use]
+    pub fn error(status: u16, reason: &'static str, message: &str, request_id: &str) -> Self {
+        let body = serde_json::json!({ "error_msg": message, "request_id": request_id });
+        Self::json(status, reason, &body)
+    }
+
+    /// A JSON body.
+    #[must_use]
+    pub fn json(status: u16, reason: &'static str, body: &serde_json::Value) -> Self {
+        let head = ResponseHead::new(status).with("Content-Type", "application/json");
+        let mut text = body.to_string();
+        text.push('\n');
+        Self { head, body: text.into(), reason }
+    }
+}
+
+/// What a connection's filters decided, before anything is read from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionVerdict {
+    /// It goes on.
+    Continue,
+    /// It goes on after a wait.
+    Delay(Duration),
+    /// It is closed; the code is for log and counters.
+    Close(&'static str),
+}
+
+/// What a frame's filters decided. The code is for log and counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FrameVerdict {
+    /// It goes on.
+    Pass,
+    /// It goes on after a wait, during which its client is not read.
+    Delay(Duration),
+    /// It is left out.
+    Drop(&'static str),
+    /// It is left out, and its client gets an error frame as the route says.
+    Reject(&'static str),
+    /// It is left out, and its client gets these bytes: whole frames.
+    Reply(Bytes),
+    /// Its connection is closed.
+    Close(&'static str),
+}
+
+/// How much of a request's body filters want to see before they decide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum BodyInterest {
+    /// Nothing of it: it is streamed.
+    #[default]
+    None,
+    /// All of it, held back until then. A longer body is answered with 413.
+    Buffered {
+        /// The most bytes.
+        max: usize,
+    },
+}
+
+/// What becomes of a response's body.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BodyAction {
+    /// It is streamed as it comes.
+    #[default]
+    Pass,
+    /// It is read and thrown away, and this is sent in its place.
+    Replace(Bytes),
+    /// It is held back whole and handed to [`Filters::transform_body`]
+    /// (crate::filter::Filters::transform_body). One that is longer than `max`,
+    /// or content-encoded, passes unchanged.
+    Transform {
+        /// The most bytes.
+        max: usize,
+    },
+}
