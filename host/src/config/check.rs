@@ -186,3 +186,79 @@ fn judge(
         }));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(root: &Path, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    fn told(report: &Report, root: &Path) -> String {
+        report.to_string().replace(&format!("{}/", root.display()), "")
+    }
+
+    const FILES: [(&str, &str); 5] = [
+        ("routes/a.yaml", "uri: a\nupstream_id: gone\nstatus: 3\n"),
+        ("routes/b.yaml", "uri: /\nupstream_id: gone\n"),
+        ("routes/c.json", "{\"uri\": \"/\"\n \"x\"}"),
+        ("services/s.yaml", "upstream: {nodes: {\"a:1\": 1}}\n"),
+        ("apisix.yaml", "upstreams:\n  - id: u\n    nodes: {\"a:1\": heavy}\n"),
+    ];
+
+    #[test]
+    fn a_directory_is_told_every_fault_with_its_references() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &FILES);
+        let report = check(&[folder.path().to_owned()], Box::new(|_, _| {}));
+        assert_eq!(
+            told(&report, folder.path()),
+            "apisix.yaml:2:5: upstreams/u: nodes.a:1: expected u32 (\"heavy\")\n\
+             routes/a.yaml: routes/a: status: must be 1 (enabled) or 0 (disabled), not 3 (3)\n\
+             routes/a.yaml: routes/a: uri: must begin with '/' (\"a\")\n\
+             routes/b.yaml: routes/b: upstream_id: upstreams/gone does not exist (\"gone\")\n\
+             routes/c.json:2:2: routes/c: is not JSON: expected `,` or `}`\n\
+             5 objects, 5 faults\n"
+        );
+        assert!(!report.is_clean());
+    }
+
+    #[test]
+    fn files_are_checked_without_what_they_name() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &FILES);
+        let paths: Vec<PathBuf> =
+            ["routes/b.yaml", "services/s.yaml", "apisix.yaml", "missing.yaml", "x.txt"]
+                .map(|path| folder.path().join(path))
+                .into();
+        let report = check(&paths, Box::new(|_, _| {}));
+        assert_eq!(
+            told(&report, folder.path()),
+            "apisix.yaml:2:5: upstreams/u: nodes.a:1: expected u32 (\"heavy\")\n\
+             missing.yaml: cannot be read: No such file or directory (os error 2)\n\
+             x.txt: is not a .yaml, .yml or .json file, nor a directory\n\
+             3 objects, 3 faults (what they name in other files was not checked)\n"
+        );
+    }
+
+    #[test]
+    fn the_given_check_is_run_on_every_good_object() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &[("global_rules/g.yaml", "plugins: {nope: {}}\n")]);
+        let check_plugins: Check = Box::new(|object, problems| {
+            for name in object.plugins().into_iter().flat_map(|plugins| plugins.keys()) {
+                problems.add_plain(&format!("plugins.{name}"), "there is no such plugin");
+            }
+        });
+        let report = check(&[folder.path().to_owned()], check_plugins);
+        let expected = "global_rules/g.yaml: global_rules/g: plugins.nope: there is no such plugin\n1 objects, 1 fault\n";
+        assert_eq!(told(&report, folder.path()), expected);
+    }
+}

@@ -154,3 +154,6 @@ fn validate_unique<T: PartialEq + fmt::Display>(field: &str, list: &[T], problem
 fn yes() -> bool {
     true
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! From a JSON value to a checked object, with every fault found on the way.
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::{Path, Segment};
 
@@ -14,8 +13,8 @@ const PROBLEMS_MAX: usize = 32;
 /// Reads and checks one object.
 ///
 /// # Errors
-/// All faults of form (unknown fields, wrong types), or when there are none
-/// all faults of meaning.
+/// All faults of form (unknown fields, wrong types) and all faults of meaning
+/// that do not come from those.
 pub fn parse<T: Object>(id: &Id, value: &Value) -> Result<T, ObjectError> {
     let failed = |problems| ObjectError { kind: T::KIND, id: id.clone(), problems };
     let mut object: T = read(T::KIND, value).map_err(failed)?;
@@ -30,16 +29,15 @@ pub fn parse<T: Object>(id: &Id, value: &Value) -> Result<T, ObjectError> {
 }
 
 /// Deserializes; after a fault, looks for more in a copy without the faulty part.
-fn read<T: DeserializeOwned>(kind: Kind, value: &Value) -> Result<T, Vec<Problem>> {
-    let first = match serde_path_to_error::deserialize(value) {
+fn read<T: Object>(kind: Kind, value: &Value) -> Result<T, Vec<Problem>> {
+    let mut fault = match serde_path_to_error::deserialize(value) {
         Ok(object) => return Ok(object),
         Err(error) => error,
     };
     let mut problems = Vec::new();
     let mut rest = value.clone();
     let mut removed: Vec<String> = Vec::new();
-    let mut error = Some(first);
-    while let Some(fault) = error.take() {
+    loop {
         let problem = problem_of(kind, &fault, &rest);
         // A required field that was taken out for its own fault is not missing.
         if !removed.contains(&problem.field) {
@@ -50,9 +48,23 @@ fn read<T: DeserializeOwned>(kind: Kind, value: &Value) -> Result<T, Vec<Problem
         }
         let Some(path) = remove(&mut rest, fault.path()) else { break };
         removed.push(path);
-        error = serde_path_to_error::deserialize::<_, T>(&rest).err();
+        match serde_path_to_error::deserialize::<_, T>(&rest) {
+            Ok(object) => {
+                problems.extend(faults_of_meaning(&object));
+                break;
+            }
+            Err(error) => fault = error,
+        }
     }
     Err(problems)
+}
+
+/// Faults of an object from which faulty parts were taken: only those of a
+/// value that is there, as what is missing may be what was taken.
+fn faults_of_meaning<T: Object>(object: &T) -> impl Iterator<Item = Problem> + use<T> {
+    let mut problems = Problems::default();
+    object.validate(&mut problems);
+    problems.into_vec().into_iter().filter(|problem| problem.value.is_some())
 }
 
 fn problem_of(kind: Kind, error: &serde_path_to_error::Error<serde_json::Error>, root: &Value) -> Problem {
