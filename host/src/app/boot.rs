@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::message::trace::TraceConfig;
 use crate::observe::{LogConfig, LogTarget};
 
 /// What a node knows at start. Every field has a default, so that an empty
@@ -26,6 +27,8 @@ pub struct Boot {
     pub threads: usize,
     /// What is logged, and where.
     pub log: LogConfig,
+    /// Whether requests without a trace context get one.
+    pub trace: TraceConfig,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// The unix socket over which a new binary takes the listening sockets
@@ -196,6 +199,7 @@ impl Boot {
             }
         }
         boot.log.validate()?;
+        boot.trace.origin()?;
         if boot.threads > 1024 {
             return Err(format!("threads: {} is over the limit of 1024", boot.threads));
         }

@@ -11,6 +11,7 @@ mod client;
 mod exchange;
 mod fields;
 pub mod forwarded;
+pub mod fuzz;
 mod head;
 pub mod path_signature;
 mod subject;

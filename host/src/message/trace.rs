@@ -36,6 +36,31 @@ pub enum TraceOrigin {
     },
 }
 
+/// The boot file's `trace` section.
+#[derive(Debug, Clone, Copy, PartialEq, Default, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceConfig {
+    /// Whether requests without a valid context get one. Default no.
+    pub generate: bool,
+    /// Of the contexts made, how many in a hundred are marked as sampled. Default 0.
+    pub sampled_percent: f64,
+}
+
+impl TraceConfig {
+    /// What is done for a request without a valid context; the message names
+    /// the field that is out of range.
+    pub fn origin(&self) -> Result<TraceOrigin, String> {
+        if !(0.0..=100.0).contains(&self.sampled_percent) {
+            return Err(format!("trace.sampled_percent: {} is not between 0 and 100", self.sampled_percent));
+        }
+        if !self.generate {
+            return Ok(TraceOrigin::PassOnly);
+        }
+        let sampled_per_million = (self.sampled_percent * 10_000.0).round() as u32;
+        Ok(TraceOrigin::Generate { sampled_per_million })
+    }
+}
+
 impl TraceContext {
     /// Parses a `traceparent` value. Later versions are read as far as version
     /// 00 goes, as the standard says.
@@ -317,6 +342,16 @@ mod tests {
             assert_eq!(context.unwrap().is_sampled(), sampled);
             assert_eq!(TraceContext::parse(after[0].1.as_bytes()), context);
             assert_eq!(after.len(), 1);
+        }
+    }
+
+    #[test]
+    fn the_share_of_sampled_traces_is_checked() {
+        let of = |generate, sampled_percent| TraceConfig { generate, sampled_percent }.origin();
+        assert_eq!(of(true, 0.5), Ok(TraceOrigin::Generate { sampled_per_million: 5000 }));
+        assert_eq!(of(false, 0.5), Ok(TraceOrigin::PassOnly));
+        for bad in [-1.0, 100.1, f64::NAN] {
+            assert!(of(false, bad).unwrap_err().starts_with("trace.sampled_percent: "));
         }
     }
 
