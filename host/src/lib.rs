@@ -11,5 +11,6 @@ pub mod observe;
 pub mod proxy;
 pub mod rate;
 pub mod route;
+pub mod server;
 pub mod snapshot;
 pub mod upstream;

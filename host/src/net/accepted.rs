@@ -1,51 +1,13 @@
 //! What `server` gives a flow: a connection that is ready for its protocol.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 
-use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::{LeasedBuffer, Stream, Tasks};
+use super::tls::ClientAuth;
+use super::{LeasedBuffer, Listener, Stream, Tasks};
 use crate::message::Client;
-
-/// A listener while it lives: what flows need of its object, and its state,
-/// which all workers share.
-#[derive(Debug)]
-pub struct Listener {
-    /// Its id.
-    pub id: Arc<str>,
-    /// Where it listens.
-    pub bind: SocketAddr,
-    /// Hops whose `X-Forwarded-For` is believed.
-    pub trusted: Vec<IpNet>,
-    /// Open connections, on all workers.
-    connections: AtomicUsize,
-    /// Set once it goes away and its connections should end.
-    closing: AtomicBool,
-}
-
-impl Listener {
-    /// A listener without connections.
-    #[must_use]
-    pub fn new(id: Arc<str>, bind: SocketAddr, trusted: Vec<IpNet>) -> Self {
-        Self { id, bind, trusted, connections: AtomicUsize::new(0), closing: AtomicBool::new(false) }
-    }
-
-    /// Open connections, on all workers.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// Whether it goes away and its connections should end when they can.
-    #[must_use]
-    pub fn is_closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-}
 
 /// A connection that is ready for its protocol: PROXY header and TLS are done.
 #[derive(Debug)]
@@ -58,6 +20,11 @@ pub struct Accepted {
     pub listener: Arc<Listener>,
     /// Bytes read already, to be taken before any of the stream's.
     pub first: Option<LeasedBuffer>,
+    /// The server name of a TLS hello, whether TLS ended here or is passed through.
+    pub sni: Option<Box<str>>,
+    /// The rule for client certificates the connection was made under; a flow
+    /// with several hosts asks [`check_client`](super::tls::check_client).
+    pub rule: Option<Arc<ClientAuth>>,
     /// Tells when to finish.
     pub drain: Drain,
     /// When the connection was accepted.

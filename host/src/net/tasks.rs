@@ -82,10 +82,20 @@ impl Tasks {
     ///
     /// Must be called on a worker, inside its `LocalRuntime`.
     pub fn spawn<F: Future<Output = ()> + 'static>(&self, future: F) {
+        self.spawn_holding(future, ());
+    }
+
+    /// [`spawn`](Self::spawn), and drops `guard` when the task is gone,
+    /// however it ends. Costs the future nothing.
+    pub fn spawn_holding<F, G>(&self, future: F, guard: G)
+    where
+        F: Future<Output = ()> + 'static,
+        G: 'static,
+    {
         let slot = self.0.wakers.borrow_mut().take();
         self.0.count.set(self.0.count.get() + 1);
         let held = Held { tasks: Rc::clone(&self.0), slot, is_registered: false };
-        tokio::task::spawn_local(Tracked { future, held });
+        tokio::task::spawn_local(Tracked { future, guard, held });
     }
 
     /// Tasks that run now.
@@ -98,6 +108,12 @@ impl Tasks {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.0.draining.get()
+    }
+
+    /// Whether the drain's deadline is over and tasks are being dropped.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.ended.get()
     }
 
     /// When what still runs is ended, once a drain has one.
@@ -203,15 +219,16 @@ impl Drop for Held {
 }
 
 pin_project_lite::pin_project! {
-    struct Tracked<F> {
+    struct Tracked<F, G> {
         // Dropped before `held`: the count falls once the task's state is gone.
         #[pin]
         future: F,
+        guard: G,
         held: Held,
     }
 }
 
-impl<F: Future<Output = ()>> Future for Tracked<F> {
+impl<F: Future<Output = ()>, G> Future for Tracked<F, G> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {

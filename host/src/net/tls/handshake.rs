@@ -4,7 +4,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use rustls::server::{Acceptor, ServerConnection};
 use rustls::{AlertDescription, CertificateError, CipherSuite, Error, PeerIncompatible, ProtocolVersion};
@@ -65,7 +64,7 @@ pub async fn accept(
     tcp: TcpStream,
     replay: Bytes,
     profile: &TlsProfile,
-    certificates: &ArcSwap<Certificates>,
+    certificates: impl FnOnce() -> Arc<Certificates>,
     timeout: Duration,
 ) -> Result<Secured, HandshakeError> {
     let handshake = handshake(Transport::new(tcp, replay), profile, certificates);
@@ -77,7 +76,7 @@ pub async fn accept(
 async fn handshake(
     mut transport: Transport,
     profile: &TlsProfile,
-    certificates: &ArcSwap<Certificates>,
+    certificates: impl FnOnce() -> Arc<Certificates>,
 ) -> Result<Secured, HandshakeError> {
     transport.limit_read(Some(HELLO_BYTES_MAX));
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), transport);
@@ -87,7 +86,7 @@ async fn handshake(
     let sni: Option<Box<str>> =
         start.client_hello().server_name().map(|name| name.to_ascii_lowercase().into());
     let chosen = {
-        let certificates = certificates.load();
+        let certificates = certificates();
         let fallback = profile.fallback_name.as_deref();
         let entry = certificates.choose(&start.client_hello(), fallback).cloned();
         entry.map(|entry| (entry.config(profile), entry.client_rule(profile).cloned()))
