@@ -180,8 +180,7 @@ fn send(stream: &UnixStream, text: &str, socket: Option<&TcpListener>) -> io::Re
         control.push(SendAncillaryMessage::ScmRights(descriptors));
     }
     let slices = [IoSlice::new(&record)];
-    let sent =
-        rustix::io::retry_on_intr(|| sendmsg(stream, &slices, &mut control, SendFlags::NOSIGNAL))?;
+    let sent = rustix::io::retry_on_intr(|| sendmsg(stream, &slices, &mut control, SendFlags::NOSIGNAL))?;
     // The descriptor went with the first byte; the rest may follow alone.
     let mut writer = stream;
     writer.write_all(&record[sent..])

@@ -94,8 +94,9 @@ impl Place {
             return None;
         }
         let others = (0..self.balance.loads.len()).filter(|index| *index != self.index);
-        let (least, load) =
-            others.map(|index| (index, self.at(index).load(Ordering::Relaxed))).min_by_key(|(_, load)| *load)?;
+        let (least, load) = others
+            .map(|index| (index, self.at(index).load(Ordering::Relaxed)))
+            .min_by_key(|(_, load)| *load)?;
         (own > load + SLACK && own > load + load / 4).then_some(least)
     }
 

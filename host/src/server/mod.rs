@@ -27,7 +27,9 @@ use tokio::time::Instant;
 pub use balance::{Seat, seats};
 
 use crate::net::tls::Certificates;
-use crate::net::{Accepted, BufferPool, CloseReason, Counters, Drain, Listener, SocketId, Tasks, WorkerChange};
+use crate::net::{
+    Accepted, BufferPool, CloseReason, Counters, Drain, Listener, SocketId, Tasks, WorkerChange,
+};
 use accept::Acceptor;
 use balance::{Handed, Place};
 

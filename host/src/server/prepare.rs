@@ -234,11 +234,7 @@ impl<F: Flows> Reader<'_, F> {
     }
 
     /// The server name of a hello that is passed on as it is.
-    async fn hello(
-        &mut self,
-        tcp: &mut TcpStream,
-        limit: Duration,
-    ) -> Result<Option<Box<str>>, CloseReason> {
+    async fn hello(&mut self, tcp: &mut TcpStream, limit: Duration) -> Result<Option<Box<str>>, CloseReason> {
         let deadline = Instant::now() + limit;
         loop {
             let failure = match hello::parse(self.bytes(), HELLO_BYTES_MAX as usize) {

@@ -108,8 +108,14 @@ impl Server {
         };
         let server = async {
             let (tcp, _) = listener.accept().await.unwrap();
-            let mut outcome =
-                accept(tcp, Bytes::new(), &self.profile, || self.certificates.load_full(), Duration::from_secs(10)).await;
+            let mut outcome = accept(
+                tcp,
+                Bytes::new(),
+                &self.profile,
+                || self.certificates.load_full(),
+                Duration::from_secs(10),
+            )
+            .await;
             if let Ok(secured) = &mut outcome {
                 secured.stream.write_all(b"ok").await.unwrap();
                 secured.stream.shutdown().await.unwrap();
@@ -424,7 +430,9 @@ async fn failures_before_the_keys_have_their_reasons() {
             let _ = peer.read_to_end(&mut Vec::new()).await;
         };
         let handshake = async {
-            accept(tcp, Bytes::new(), &server.profile, || server.certificates.load_full(), limit).await.unwrap_err()
+            accept(tcp, Bytes::new(), &server.profile, || server.certificates.load_full(), limit)
+                .await
+                .unwrap_err()
         };
         let ((), error) = tokio::join!(send, handshake);
         assert_eq!(error.reason, reason, "{error}");
@@ -438,7 +446,9 @@ async fn a_silent_client_is_given_up_on() {
     let _peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (tcp, _) = listener.accept().await.unwrap();
     let limit = Duration::from_millis(10);
-    let error = accept(tcp, Bytes::new(), &server.profile, || server.certificates.load_full(), limit).await.unwrap_err();
+    let error = accept(tcp, Bytes::new(), &server.profile, || server.certificates.load_full(), limit)
+        .await
+        .unwrap_err();
     assert_eq!(error.reason, HandshakeFailure::Timeout);
 }
 
