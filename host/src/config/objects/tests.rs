@@ -416,3 +416,44 @@ fn times_and_sizes_are_read_exactly() {
         assert!(units::parse_bytes(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn every_field_is_documented() {
+    let page = include_str!("../../../../docs/configuration.md");
+    let wrong = json!({"no-such-field": 1});
+    let probes = [
+        (Kind::Routes, wrong.clone()),
+        (Kind::Services, wrong.clone()),
+        (Kind::Upstreams, wrong.clone()),
+        (Kind::Upstreams, json!({"nodes": [wrong]})),
+        (Kind::Upstreams, json!({"lines": [wrong]})),
+        (Kind::Upstreams, json!({"failover": wrong})),
+        (Kind::Upstreams, json!({"timeout": wrong})),
+        (Kind::Upstreams, json!({"keepalive_pool": wrong})),
+        (Kind::Upstreams, json!({"tls": wrong})),
+        (Kind::Upstreams, json!({"checks": {"active": wrong}})),
+        (Kind::Upstreams, json!({"checks": {"active": {"healthy": wrong}}})),
+        (Kind::Upstreams, json!({"checks": {"active": {"unhealthy": wrong}}})),
+        (Kind::Upstreams, json!({"checks": {"passive": {"unhealthy": wrong}}})),
+        (Kind::Ssls, wrong.clone()),
+        (Kind::Ssls, json!({"client": wrong})),
+        (Kind::GlobalRules, json!({"plugins": {"a": {"_meta": wrong}}})),
+        (Kind::StreamRoutes, wrong.clone()),
+        (Kind::StreamRoutes, json!({"protocol": wrong})),
+        (Kind::StreamRoutes, json!({"protocol": {"name": "tlv", "conf": wrong}})),
+        (Kind::Listeners, wrong.clone()),
+        (Kind::Listeners, json!({"tls": wrong})),
+        (Kind::Listeners, json!({"proxy_protocol": wrong})),
+        (Kind::Listeners, json!({"limits": wrong})),
+        (Kind::FrameFormats, wrong.clone()),
+        (Kind::FrameFormats, json!({"header": [wrong]})),
+        (Kind::FrameFormats, json!({"roles": wrong})),
+    ];
+    for (kind, value) in probes {
+        let told = faults(kind, &value);
+        let (_, fields) = told[0].split_once("is not a field; fields are ").expect(&told[0]);
+        for field in fields.split(", ") {
+            assert!(page.contains(&format!("`{field}`")), "{kind}: {field} of {value} is not in the page");
+        }
+    }
+}
