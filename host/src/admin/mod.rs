@@ -8,6 +8,7 @@
 
 pub mod client;
 mod collect;
+mod convert;
 mod exchange;
 mod health;
 mod server;

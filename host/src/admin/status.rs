@@ -4,7 +4,7 @@
 //! which may be of another version than the gateway it asks: what is missing
 //! gets a default, what is unknown is passed over.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -343,11 +343,20 @@ impl Since {
     /// What happened at `instant`.
     #[must_use]
     pub fn instant(instant: Instant) -> Self {
-        let passed = instant.elapsed();
-        let now = jiff::Timestamp::now().as_second();
-        let second = now.saturating_sub(i64::try_from(passed.as_secs()).unwrap_or(i64::MAX));
-        let since = jiff::Timestamp::from_second(second).unwrap_or_default();
-        Self { since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(), for_seconds: passed.as_secs() }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self::seconds((now.as_secs_f64() - instant.elapsed().as_secs_f64()).max(0.0))
+    }
+
+    /// What happened at this time, in seconds since 1970.
+    #[must_use]
+    pub fn seconds(at: f64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let since = jiff::Timestamp::from_second(at as i64).unwrap_or_default();
+        Self {
+            since: since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            // To the nearest: two readings of the clock may be a hair apart.
+            for_seconds: (now - at).max(0.0).round() as u64,
+        }
     }
 }
 
