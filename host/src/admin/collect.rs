@@ -7,7 +7,7 @@ use crate::net::{CloseReason, Counters, HandshakeFailure, ProxyHeaderFailure};
 use crate::observe::{Collect, Exposition, Kind, LogWriter, Metrics};
 
 use super::status::{LineStatus, NodeStatus, Status, UpstreamStatus};
-use super::{Gateway, Readiness, State};
+use super::{Gateway, Readiness};
 
 /// Connections, handshakes and PROXY headers, from `net`'s counters.
 pub struct NetCollector {
@@ -210,9 +210,6 @@ fn nodes(out: &mut Exposition, status: &Status) {
     family("sluice_node_up", "Whether a node takes traffic.", Kind::Gauge, &|node| {
         Some(f64::from(u8::from(node.state.is_up())))
     });
-    family("sluice_node_checked", "Whether anybody watches a node.", Kind::Gauge, &|node| {
-        Some(f64::from(u8::from(node.state != State::Unknown)))
-    });
     family("sluice_node_rtt_seconds", "Smoothed round trip time of a node.", Kind::Gauge, &|node| {
         node.rtt_ms.map(|rtt| rtt / 1000.0)
     });
@@ -221,9 +218,6 @@ fn nodes(out: &mut Exposition, status: &Status) {
     });
     family("sluice_node_in_use", "Requests and sessions on a node.", Kind::Gauge, &|node| {
         Some(node.in_use as f64)
-    });
-    family("sluice_node_idle_connections", "Connections kept idle for a node.", Kind::Gauge, &|node| {
-        Some(node.idle as f64)
     });
 }
 

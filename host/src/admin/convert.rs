@@ -55,7 +55,7 @@ fn line(found: upstream::LineStatus, active: bool) -> LineStatus {
     LineStatus {
         name: found.name.to_string(),
         priority: found.priority,
-        via: Vec::new(),
+        via: found.via.into_iter().map(Into::into).collect(),
         active,
         state,
         why,
@@ -69,6 +69,7 @@ fn line(found: upstream::LineStatus, active: bool) -> LineStatus {
 
 fn node(found: upstream::NodeStatus) -> NodeStatus {
     let (host, port) = found.name.rsplit_once(':').unwrap_or((&found.name, "0"));
+    let [success, http_failure, tcp_failure, timeout_failure] = found.in_a_row;
     let stale = found.stale.map(|stale| format!("its addresses are old: {}", stale.why));
     NodeStatus {
         host: host.trim_start_matches('[').trim_end_matches(']').into(),
@@ -87,8 +88,7 @@ fn node(found: upstream::NodeStatus) -> NodeStatus {
         rtt_ms: found.rtt.rtt_average_ms.or(found.rtt.rtt_ms),
         failures: found.counts.failures,
         in_use: found.counts.in_use.into(),
-        idle: 0,
-        counter: HealthCounter::default(),
+        counter: HealthCounter { success, http_failure, tcp_failure, timeout_failure },
     }
 }
 
@@ -134,6 +134,7 @@ mod tests {
             state: node_state,
             since: now() - 60.0,
             why: None,
+            in_a_row: [0, 1, 2, 3],
             last_failure: None,
             addresses: Vec::new(),
             stale: None,
@@ -144,6 +145,7 @@ mod tests {
         let line = upstream::LineStatus {
             name: "leased".into(),
             priority: 10,
+            via: vec!["relay:7443".into()],
             state,
             since: now() - 60.0,
             why: Some("refused"),
@@ -182,8 +184,11 @@ mod tests {
         let status = UpstreamStatus::from_parts("routes", "r", None, found("probing", "up"));
         let line = &status.lines[0];
         assert!(line.why.as_ref().unwrap().starts_with("answers again, taken back in "), "{:?}", line.why);
+        assert_eq!(line.via, ["relay:7443"]);
         let node = &line.nodes[0];
         assert_eq!((node.name(), node.rtt_ms), ("[::1]:9000".to_owned(), Some(2.0)));
         assert_eq!((node.failures, node.in_use, line.failures), (4, 3, 2));
+        let counter = HealthCounter { success: 0, http_failure: 1, tcp_failure: 2, timeout_failure: 3 };
+        assert_eq!(node.counter, counter);
     }
 }

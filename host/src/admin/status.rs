@@ -187,8 +187,6 @@ pub struct NodeStatus {
     pub failures: u64,
     /// Requests and sessions on it now.
     pub in_use: u64,
-    /// Connections kept idle for it.
-    pub idle: u64,
     /// The checks' counters, as APISIX shows them.
     pub counter: HealthCounter,
 }

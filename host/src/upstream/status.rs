@@ -32,6 +32,9 @@ pub struct LineStatus {
     pub name: Arc<str>,
     /// Its priority.
     pub priority: i32,
+    /// The relays it goes through, the nearest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<Box<str>>,
     /// `up`, `down`, `probing` (answers again, hold-down not over) or `withdrawn` (by hand).
     pub state: &'static str,
     /// Since when, in seconds since 1970.
@@ -67,6 +70,9 @@ pub struct NodeStatus {
     pub since: f64,
     /// Why it is down, as a code.
     pub why: Option<&'static str>,
+    /// Signs of its checks in a row: good ones, bad statuses, failed
+    /// connections, timeouts.
+    pub in_a_row: [u32; 4],
     /// The last failure, as a code, and when.
     pub last_failure: Option<LastFailure>,
     /// The addresses its name leads to, where it has a name.
@@ -183,6 +189,7 @@ fn of_line(line: &Line, clock: Clock) -> LineStatus {
     LineStatus {
         name: Arc::clone(&line.name),
         priority: line.priority,
+        via: line.plan.via.iter().flat_map(|via| via.relays.iter().cloned()).collect(),
         state,
         since: clock.seconds(facts.since),
         why: facts.why.map(super::Failure::code),
@@ -212,6 +219,7 @@ fn of_node(node: &Node, clock: Clock) -> NodeStatus {
         state,
         since: clock.seconds(facts.since),
         why: facts.down.map(super::Failure::code),
+        in_a_row: facts.in_a_row,
         last_failure: facts.last_failure.map(|(failure, at)| LastFailure {
             why: failure.code(),
             status: match failure {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::admin::{BindStatus, ListenerStatus, Quarantined};
+use crate::admin::{BindStatus, ListenerStatus, Quarantined, State};
 use crate::net::CloseReason;
 
 struct Fake;

@@ -96,6 +96,8 @@ pub(in crate::upstream) struct NodeFacts {
     pub(in crate::upstream) is_recovering: bool,
     pub(in crate::upstream) since: Instant,
     pub(in crate::upstream) last_failure: Option<(Failure, Instant)>,
+    /// Signs of its checks in a row: good ones, bad statuses, failed connections, timeouts.
+    pub(in crate::upstream) in_a_row: [u32; 4],
 }
 
 /// The living part of a node.
@@ -196,6 +198,7 @@ impl NodeLive {
             is_recovering: state.health.down().is_some() && state.health.is_recovering(),
             since: state.health.since,
             last_failure: state.last_failure,
+            in_a_row: state.health.in_a_row(),
         }
     }
 }

@@ -131,6 +131,13 @@ impl NodeHealth {
         self.active.good > 0 || self.passive.good > 0 || self.recovery.good > 0
     }
 
+    /// Signs in a row of both kinds of check: good ones, bad statuses, failed
+    /// connections, timeouts.
+    pub(in crate::upstream) fn in_a_row(&self) -> [u32; 4] {
+        let sum = |count: fn(&Counts) -> u32| count(&self.active).saturating_add(count(&self.passive));
+        [sum(|c| c.good), sum(|c| c.http), sum(|c| c.tcp), sum(|c| c.timeouts)]
+    }
+
     /// Takes one sign in.
     pub(in crate::upstream) fn observe(
         &mut self,
