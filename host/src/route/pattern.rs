@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::message::{Params, Span};
+use crate::net::path::{Slashes, normalise};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
@@ -52,6 +53,13 @@ impl PathPattern {
         if text.contains(['?', '#']) {
             return Err("is a path: '?' and '#' never stand in one; use vars for arguments".to_owned());
         }
+        // Requests come with their path in normal form: a pattern that is not
+        // would never match one.
+        let text = match text {
+            "*" => text.into(),
+            path => normalise(path, Slashes::Keep).map_err(|error| format!("is refused: {error}"))?,
+        };
+        let text = &*text;
         let star = text.find('*');
         if text[1..].split('/').any(|segment| segment.starts_with(':')) {
             return Self::with_segments(text);
@@ -234,6 +242,7 @@ mod tests {
             ("/u/*/edit", "/u//edit", Some(&[":ext="])),
             ("/u/*mid/:last", "/u/a/b/c", Some(&["mid=a/b", "last=c"])),
             ("/a:b", "/a:b", Some(&[])),
+            ("/%7Eü/./x", "/~%C3%BC/x", Some(&[])),
         ];
         for (pattern, path, expected) in table {
             let expected =
@@ -251,6 +260,7 @@ mod tests {
             ("/*/x/*", "has more than one '*' segment"),
             ("/:", "has a parameter without a proper name: \":\""),
             ("/:a/:a", "names \"a\" twice"),
+            ("/../a", "is refused: path climbs above its root"),
             ("/a?b=1", "is a path: '?' and '#' never stand in one; use vars for arguments"),
         ] {
             assert_eq!(PathPattern::parse(pattern).map(|_| ()), Err(message.to_owned()), "{pattern}");

@@ -10,7 +10,9 @@ use super::uri::{Rewrite, fill, split_target};
 use crate::filter::build::{BuildContext, Built, FieldError, fields};
 use crate::filter::chain::Step;
 use crate::filter::exchange::Exchange;
+use crate::filter::verdict::LocalResponse;
 use crate::message::{Captures, Method, Span, Stage, Template};
+use crate::net::path::PathError;
 
 const METHODS: [&str; 14] = [
     "GET", "POST", "PUT", "HEAD", "DELETE", "OPTIONS", "MKCOL", "COPY", "MOVE", "PROPFIND", "LOCK", "UNLOCK",
@@ -116,7 +118,11 @@ impl ProxyRewrite {
                 exchange.upstream_host = Some(exchange.request.fields.store(&host));
             }
         }
-        self.rewrite_target(exchange, &mut groups);
+        if let Err(error) = self.rewrite_target(exchange, &mut groups) {
+            let id = exchange.request_id.get();
+            let message = format!("rewritten {error}");
+            return Step::Respond(Box::new(LocalResponse::error(400, error.reason(), &message, id)));
+        }
         self.change_headers(exchange, &groups);
         if let Some(method) = &self.method {
             exchange.request.method = method.clone();
@@ -124,7 +130,7 @@ impl ProxyRewrite {
         Step::Next
     }
 
-    fn rewrite_target(&self, exchange: &mut Exchange, groups: &mut Kept) {
+    fn rewrite_target(&self, exchange: &mut Exchange, groups: &mut Kept) -> Result<(), PathError> {
         if self.is_as_received {
             let (_, path, query) = exchange.original();
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -143,7 +149,7 @@ impl ProxyRewrite {
                 let start = exchange.request.spans().1.start;
                 let subject = exchange.subject();
                 let found = self.rewrites.iter().find_map(|rewrite| rewrite.apply(path, &subject));
-                let Some((out, found)) = found else { return };
+                let Some((out, found)) = found else { return Ok(()) };
                 groups.extend(found.iter().map(|group| {
                     let group = group?;
                     Some(Span { start: start + group.start() as u32, len: group.len() as u32 })
@@ -151,7 +157,7 @@ impl ProxyRewrite {
                 out
             }
         };
-        let (path, own) = split_target(&target);
+        let (path, own) = split_target(&target)?;
         exchange.request.set_path(&path);
         if let Some(own) = own {
             let query = match exchange.request.query() {
@@ -160,6 +166,7 @@ impl ProxyRewrite {
             };
             exchange.request.set_query(Some(&query));
         }
+        Ok(())
     }
 
     fn change_headers(&self, exchange: &mut Exchange, groups: &Kept) {
