@@ -40,7 +40,7 @@ pub struct Finding {
     /// In which object, where it is known.
     pub object: Option<Key>,
     /// What.
-    pub problem: Problem,
+    pub problem: Box<Problem>,
 }
 
 impl fmt::Display for Finding {
@@ -171,7 +171,7 @@ fn judge(
             report.findings.extend(quarantine.problems.iter().map(|problem| Finding {
                 origin: quarantine.origin.clone(),
                 object: Some((*kind, id.clone())),
-                problem: problem.clone(),
+                problem: Box::new(problem.clone()),
             }));
         }
         return;
@@ -182,7 +182,7 @@ fn judge(
         report.findings.extend(problems.into_iter().map(|problem| Finding {
             origin: document.origin.clone(),
             object: Some((document.kind, document.id.clone())),
-            problem,
+            problem: Box::new(problem),
         }));
     }
 }

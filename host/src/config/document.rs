@@ -81,15 +81,15 @@ pub struct DocumentError {
     pub origin: Origin,
     /// The object, where it is known which.
     pub object: Option<(Kind, Id)>,
-    /// What is wrong.
-    pub problem: Problem,
+    /// What is wrong; boxed, as errors travel through results.
+    pub problem: Box<Problem>,
 }
 
 impl DocumentError {
     /// An error of a file as a whole.
     pub fn file(origin: Origin, message: impl Into<String>) -> Self {
         let problem = Problem { field: String::new(), message: message.into(), value: None };
-        Self { origin, object: None, problem }
+        Self { origin, object: None, problem: Box::new(problem) }
     }
 }
 
@@ -258,7 +258,7 @@ pub fn parse_standalone(
     for (name, list) in kinds {
         let fault = |position, message: String| {
             let problem = Problem { field: name.clone(), message, value: None };
-            DocumentError { origin: at(position), object: None, problem }
+            DocumentError { origin: at(position), object: None, problem: Box::new(problem) }
         };
         let kind = match Kind::from_name(&name) {
             Ok(kind) => kind,
@@ -279,7 +279,11 @@ pub fn parse_standalone(
                     let field = format!("{name}[{index}]{field}");
                     let shown = value.get("id").map(super::problem::shown);
                     let problem = Problem { field, message, value: shown };
-                    errors.push(DocumentError { origin: at(position), object: None, problem });
+                    errors.push(DocumentError {
+                        origin: at(position),
+                        object: None,
+                        problem: Box::new(problem),
+                    });
                 }
             }
         }

@@ -10,6 +10,7 @@
 mod checks;
 mod frame_format;
 mod listener;
+mod nodes;
 mod parse;
 mod plugins;
 mod route;
@@ -19,6 +20,7 @@ mod ssl;
 mod stream_route;
 pub mod units;
 mod upstream;
+mod upstream_rules;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,6 +31,7 @@ use serde::de::DeserializeOwned;
 pub use checks::*;
 pub use frame_format::*;
 pub use listener::*;
+pub use nodes::{Node, Nodes};
 pub use parse::parse;
 pub use plugins::{PLUGINS_MAX, Plugin, PluginMeta, Plugins};
 pub use route::*;

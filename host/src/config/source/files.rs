@@ -389,7 +389,7 @@ impl Tree {
                 let objects = self.files.get(path).into_iter().flat_map(|file| &file.objects);
                 match objects.into_iter().find(|(own, _)| own == key) {
                     Some((_, Ok(document))) => DocumentChange::Put(document.clone()),
-                    Some((_, Err(error))) => broken(error.origin.clone(), vec![error.problem.clone()]),
+                    Some((_, Err(error))) => broken(error.origin.clone(), vec![(*error.problem).clone()]),
                     None => DocumentChange::Deleted(key.clone()),
                 }
             }
