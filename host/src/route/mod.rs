@@ -11,10 +11,12 @@ mod matcher;
 mod pattern;
 mod radix;
 mod router;
+mod stream;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vars;
 
 pub use matcher::{MatchError, MethodSet, RouteFields, RouteMatch};
 pub use router::{Found, Router};
+pub use stream::{StreamQuery, StreamRouter};
 pub use vars::{Expression, ExpressionError};

@@ -6,6 +6,8 @@
 //! `control` is the only writer; flows load it ([`Shared::snapshot`] in
 //! `proxy`), an HTTP request once, a long session for each frame.
 
+mod stream;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ use crate::config::objects::OnChange;
 use crate::observe::RouteMetrics;
 use crate::route::Router;
 use crate::upstream::{Timeouts, Upstream};
+
+pub use stream::{CommandSet, StreamFlow, StreamRoute, TlvSettings, stream_identity};
 
 /// One generation of the configuration.
 #[derive(Debug, Clone, Default)]

@@ -71,7 +71,7 @@ pub struct HeaderField {
     pub name: String,
     /// Where it begins, in bytes from the start of the header.
     pub at: u32,
-    /// How long it is: 1 to 8 bytes.
+    /// How long it is: 1, 2, 4 or 8 bytes.
     pub bytes: u32,
     /// The order of its bytes. Default `big`.
     #[serde(default)]
@@ -211,8 +211,8 @@ impl FrameFormat {
         if field.name.is_empty() || field.name.len() > 32 || !name_fits {
             problems.add("name", field.name.as_str(), "must be 1 to 32 characters of a-z, 0-9 and '_'");
         }
-        if !(1..=8).contains(&field.bytes) {
-            problems.add("bytes", field.bytes, "must be 1 to 8");
+        if !matches!(field.bytes, 1 | 2 | 4 | 8) {
+            problems.add("bytes", field.bytes, "must be 1, 2, 4 or 8");
         }
         let end = field.at.saturating_add(field.bytes);
         if end > FRAME_HEADER_MAX {

@@ -23,6 +23,14 @@ pub const STREAM_REPLAY_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STREAM_REPLAY_BYTES: u32 = 16 * 1024;
 /// How many requests without an answer are remembered, a session.
 pub const STREAM_PENDING_MAX: u32 = 64;
+/// How long a session may look for another node before it is given up.
+pub const STREAM_MOVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Over how long sessions are closed when a listener or the process drains.
+pub const STREAM_DRAIN_SPREAD: Duration = Duration::from_secs(10);
+/// How long one side may go on once the other has ended.
+pub const STREAM_HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The command of an error frame.
+pub const STREAM_ERROR_COMMAND: u32 = 0x00FF;
 
 /// Which connections go where, and what happens to them on the way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -127,9 +135,23 @@ pub struct TlvConf {
     /// Commands that may be sent again when their answer was lost.
     #[serde(deserialize_with = "units::code::list", skip_serializing_if = "Vec::is_empty")]
     pub safe: Vec<u32>,
+    /// Commands a client may begin with; any when empty.
+    #[serde(deserialize_with = "units::code::list", skip_serializing_if = "Vec::is_empty")]
+    pub login: Vec<u32>,
+    /// Commands that get no answer, so that none is waited for.
+    #[serde(deserialize_with = "units::code::list", skip_serializing_if = "Vec::is_empty")]
+    pub one_way: Vec<u32>,
+    /// Commands from the upstream after which its close is meant for the
+    /// client: the session is not moved to another node then.
+    #[serde(deserialize_with = "units::code::list", skip_serializing_if = "Vec::is_empty")]
+    pub farewell: Vec<u32>,
+    /// How an answer is told from other frames. Default `next`.
+    pub replies: StreamReplies,
     /// The command of a heartbeat. None is known when not said.
     #[serde(deserialize_with = "units::code::option", skip_serializing_if = "Option::is_none")]
     pub heartbeat: Option<u32>,
+    /// What becomes of a client's heartbeats. Default `forward`.
+    pub heartbeat_mode: HeartbeatMode,
     /// The longest silence of a client; heartbeats count as sound. The
     /// listener's `limits.idle_timeout` when not said.
     #[serde(skip_serializing_if = "Option::is_none", with = "units::duration_option")]
@@ -140,6 +162,16 @@ pub struct TlvConf {
     /// How long replayed frames may take to be answered. Default [`STREAM_REPLAY_TIMEOUT`].
     #[serde(with = "units::duration")]
     pub replay_timeout: Duration,
+    /// How long a session may look for another node. Default [`STREAM_MOVE_TIMEOUT`].
+    #[serde(with = "units::duration")]
+    pub move_timeout: Duration,
+    /// Over how long sessions are closed when their listener or the process
+    /// drains, so that they do not all come back at once. Default [`STREAM_DRAIN_SPREAD`].
+    #[serde(with = "units::duration")]
+    pub drain_spread: Duration,
+    /// How long one side may go on once the other has ended. Default [`STREAM_HALF_CLOSE_TIMEOUT`].
+    #[serde(with = "units::duration")]
+    pub half_close_timeout: Duration,
     /// How many bytes are kept for replay, a session. Default [`STREAM_REPLAY_BYTES`].
     #[serde(with = "units::bytes")]
     pub replay_bytes: u32,
@@ -147,6 +179,66 @@ pub struct TlvConf {
     pub pending_max: u32,
     /// What a client is told of a fault. Default `frame`.
     pub errors: StreamErrors,
+    /// The error frame, where `errors` is `frame`.
+    pub error: StreamErrorFrame,
+}
+
+/// An error frame. It carries the sequence number of the frame it answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamErrorFrame {
+    /// Its command. Default [`STREAM_ERROR_COMMAND`].
+    #[serde(deserialize_with = "units::code::one")]
+    pub command: u32,
+    /// How its body is written. Default `protobuf`.
+    pub body: StreamErrorBody,
+}
+
+impl Default for StreamErrorFrame {
+    fn default() -> Self {
+        Self { command: STREAM_ERROR_COMMAND, body: StreamErrorBody::default() }
+    }
+}
+
+/// How the body of an error frame is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamErrorBody {
+    /// A protobuf message: 1 code, 2 text, 3 retry_after_ms, 4 command.
+    #[default]
+    Protobuf,
+    /// `{"error_msg": …, "code": …, "command": …}`.
+    Json,
+    /// The reason's code.
+    Text,
+    /// Nothing.
+    Empty,
+}
+
+/// How an answer is told from other frames of the upstream. It always carries
+/// the sequence number of its request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamReplies {
+    /// Its command is the request's plus one, or that of the error frame.
+    #[default]
+    Next,
+    /// Its command is the request's, or that of the error frame.
+    Same,
+    /// The sequence number is enough.
+    Sequence,
+}
+
+/// What becomes of a client's heartbeats.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeartbeatMode {
+    /// They go to the upstream, whose answer goes to the client.
+    #[default]
+    Forward,
+    /// They are answered here with an empty body, as `replies` says, and do not
+    /// go to the upstream.
+    Answer,
 }
 
 impl Default for TlvConf {
@@ -155,13 +247,22 @@ impl Default for TlvConf {
             frame_format: None,
             replay: Vec::new(),
             safe: Vec::new(),
+            login: Vec::new(),
+            one_way: Vec::new(),
+            farewell: Vec::new(),
+            replies: StreamReplies::default(),
             heartbeat: None,
+            heartbeat_mode: HeartbeatMode::default(),
             idle_timeout: None,
             first_frame_timeout: STREAM_FIRST_FRAME_TIMEOUT,
             replay_timeout: STREAM_REPLAY_TIMEOUT,
+            move_timeout: STREAM_MOVE_TIMEOUT,
+            drain_spread: STREAM_DRAIN_SPREAD,
+            half_close_timeout: STREAM_HALF_CLOSE_TIMEOUT,
             replay_bytes: STREAM_REPLAY_BYTES,
             pending_max: STREAM_PENDING_MAX,
             errors: StreamErrors::default(),
+            error: StreamErrorFrame::default(),
         }
     }
 }
@@ -242,7 +343,14 @@ impl StreamProtocol {
 
 impl TlvConf {
     fn validate(&self, problems: &mut Problems) {
-        for (field, commands) in [("replay", &self.replay), ("safe", &self.safe)] {
+        let lists = [
+            ("replay", &self.replay),
+            ("safe", &self.safe),
+            ("login", &self.login),
+            ("one_way", &self.one_way),
+            ("farewell", &self.farewell),
+        ];
+        for (field, commands) in lists {
             if commands.len() > STREAM_COMMANDS_MAX {
                 problems.add(field, commands.len(), "must be at most 256 commands");
             } else {
@@ -254,6 +362,8 @@ impl TlvConf {
         }
         validate_positive("first_frame_timeout", self.first_frame_timeout, problems);
         validate_positive("replay_timeout", self.replay_timeout, problems);
+        validate_positive("move_timeout", self.move_timeout, problems);
+        validate_positive("half_close_timeout", self.half_close_timeout, problems);
         if self.replay_bytes > 1024 * 1024 {
             problems.add("replay_bytes", self.replay_bytes, "must be at most 1MiB");
         }

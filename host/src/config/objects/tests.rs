@@ -252,7 +252,7 @@ fn bad_listeners_formats_and_stream_routes_are_told_field_and_value() {
             (
                 json!({"header": [field("a", 0, 9)], "roles": {"length": "a"}, "body_max": "1GiB"}),
                 &[
-                    "header[0].bytes: must be 1 to 8 (9)",
+                    "header[0].bytes: must be 1, 2, 4 or 8 (9)",
                     "roles.length: must be a field of at most 4 bytes (\"a\")",
                     "body_max: must be 1 byte to 16MiB (1073741824)",
                 ],

@@ -233,6 +233,10 @@ pub(super) mod code {
         u8::try_from(code).map(Some).map_err(|_| de::Error::custom("must fit in one byte, 0 to 255"))
     }
 
+    pub(in super::super) fn one<'de, D: Deserializer<'de>>(input: D) -> Result<u32, D::Error> {
+        Ok(Code::deserialize(input)?.0)
+    }
+
     pub(in super::super) fn option<'de, D: Deserializer<'de>>(input: D) -> Result<Option<u32>, D::Error> {
         Ok(Some(Code::deserialize(input)?.0))
     }
