@@ -1,12 +1,10 @@
 //! Accepting from one socket.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -94,20 +92,23 @@ impl Acceptor {
             }
         }
         if self.queue.get() == Queue::Accept {
-            self.empty_queue(server, &socket).await;
+            self.empty_queue(server, socket);
         }
     }
 
     /// Accepts what the kernel has finished already: closing would reset it.
-    async fn empty_queue<F: Flows>(&self, server: &Rc<Inner<F>>, socket: &TcpListener) {
+    /// Asks the kernel itself, since the runtime knows only of what had come
+    /// when it last looked.
+    fn empty_queue<F: Flows>(&self, server: &Rc<Inner<F>>, socket: TcpListener) {
+        let Ok(socket) = socket.into_std() else { return };
         for _ in 0..QUEUE_MAX {
-            let next = poll_fn(|context| match socket.poll_accept(context) {
-                Poll::Ready(Ok(accepted)) => Poll::Ready(Some(accepted)),
-                Poll::Ready(Err(_)) | Poll::Pending => Poll::Ready(None),
-            });
-            match tokio::task::coop::unconstrained(next).await {
-                Some((tcp, peer)) => self.arrive(server, tcp, peer),
-                None => return,
+            match socket.accept() {
+                Ok((tcp, peer)) => match tcp.set_nonblocking(true).and_then(|()| TcpStream::from_std(tcp)) {
+                    Ok(tcp) => self.arrive(server, tcp, peer),
+                    Err(_) => server.counters.accept_error(),
+                },
+                Err(error) if is_of_the_connection(&error) => server.counters.accept_error(),
+                Err(_) => return,
             }
         }
     }
