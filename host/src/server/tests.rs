@@ -95,8 +95,7 @@ impl Edge {
         let (tasks, buffers) = (Tasks::new(), BufferPool::default());
         let counters = Arc::new(Counters::default());
         let seat = seats(1).remove(0);
-        let server =
-            Server::new(flows.clone(), tasks.clone(), buffers.clone(), Arc::clone(&counters), seat);
+        let server = Server::new(flows.clone(), tasks.clone(), buffers.clone(), Arc::clone(&counters), seat);
         let listeners = RefCell::new(Listeners::new(1, Inherited::default()));
         Self { server, listeners, tasks, buffers, counters, flows }
     }
@@ -258,7 +257,8 @@ struct Tls {
 
 fn tls() -> Tls {
     let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["im.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let certificate =
+        CertificateParams::new(vec!["im.example".to_owned()]).unwrap().self_signed(&key).unwrap();
     let object = serde_json::json!({
         "id": "1", "sni": "im.example", "cert": certificate.pem(), "key": key.serialize_pem()
     });
