@@ -29,6 +29,9 @@ mod status;
 mod tls;
 pub mod via;
 
+#[cfg(test)]
+mod tests;
+
 pub use build::References;
 pub use connect::{Alpn, ConnectError, ConnectRequest, connect, relay};
 pub use dns::DnsOptions;

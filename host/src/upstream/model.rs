@@ -358,8 +358,9 @@ impl Upstream {
 
     /// Puts this upstream in force: its lines and nodes are from now on those
     /// that count. To be called once the snapshot that has it was swapped in.
-    pub fn adopt(&self, now: Instant) {
+    pub fn adopt(self: &Arc<Self>, now: Instant) {
         for line in &self.lines {
+            *line.live.upstream.lock() = Arc::downgrade(self);
             *line.live.current.lock() = Arc::downgrade(line);
             line.live.adopt(line.members(), &line.rules, now);
             for node in line.nodes.iter().filter(|node| !node.live.is_up()) {
@@ -416,3 +417,6 @@ pub(super) fn locate(line: &LineLive, node: &Arc<NodeLive>) -> Option<(Arc<Line>
 
 /// The line in force behind its living part.
 pub(super) type CurrentLine = parking_lot::Mutex<Weak<Line>>;
+
+/// The upstream in force behind a line's living part.
+pub(super) type CurrentUpstream = parking_lot::Mutex<Weak<Upstream>>;

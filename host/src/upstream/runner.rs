@@ -19,7 +19,6 @@ use super::environment::{Environment, Suspect};
 use super::health::{LineLive, LineState, NodeLive, Sign, Source};
 use super::model::{Forced, Line, Node, Upstream, locate};
 use super::outcome::Failure;
-use super::spec::ProxyProtocol;
 
 /// Time between background connects to a node that is down.
 const RECOVERY_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +30,18 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Runner {
     environment: Arc<Environment>,
+    /// The upstreams in force, by identity; each is kept, so that is unique.
+    in_force: HashMap<usize, InForce>,
     checks: HashMap<CheckKey, AbortHandle>,
     background: Vec<AbortHandle>,
+    round: u64,
+}
+
+#[derive(Debug)]
+struct InForce {
+    upstream: Arc<Upstream>,
+    /// The reconciliation that saw it last.
+    round: u64,
 }
 
 /// A node's place among the running checks: the living parts it belongs to.
@@ -49,29 +58,48 @@ impl Runner {
     pub fn start(environment: &Arc<Environment>) -> Self {
         let names = Arc::clone(&environment.hosts).run(environment.dns.clone());
         let recovery = look_after_suspects(Arc::clone(environment));
-        let background = vec![spawn_local(names).abort_handle(), spawn_local(recovery).abort_handle()];
-        Self { environment: Arc::clone(environment), checks: HashMap::new(), background }
+        Self {
+            environment: Arc::clone(environment),
+            in_force: HashMap::new(),
+            checks: HashMap::new(),
+            background: vec![spawn_local(names).abort_handle(), spawn_local(recovery).abort_handle()],
+            round: 0,
+        }
     }
 
-    /// The upstreams in force are now these: puts each in force, starts the
-    /// checks that are new and stops those whose node is gone. Others go on.
+    /// The upstreams in force are now these. Those that are new are put in
+    /// force and their checks started; checks of nodes that are gone end; all
+    /// others go on untouched.
     pub fn reconcile<'a>(&mut self, upstreams: impl IntoIterator<Item = &'a Arc<Upstream>>) {
         let now = Instant::now();
-        let mut kept = HashMap::with_capacity(self.checks.len());
+        self.round += 1;
+        let round = self.round;
+        let mut added = Vec::new();
         for upstream in upstreams {
-            upstream.adopt(now);
-            for line in &upstream.lines {
-                for node in line.nodes.iter().filter(|node| node.check.is_some() && node.weight > 0) {
-                    let key = CheckKey { line: address(&line.live), node: address(&node.live) };
-                    let running = self.checks.remove(&key).filter(|task| !task.is_finished());
-                    let task = running.unwrap_or_else(|| start_check(upstream, line, node));
-                    kept.insert(key, task);
+            match self.in_force.get_mut(&address(upstream)) {
+                Some(own) => own.round = round,
+                None => {
+                    self.in_force.insert(address(upstream), InForce { upstream: Arc::clone(upstream), round });
+                    added.push(upstream);
                 }
             }
         }
-        for (_, task) in std::mem::replace(&mut self.checks, kept) {
-            task.abort();
+        let mut orphans = HashMap::new();
+        self.in_force.retain(|_, own| {
+            if own.round != round {
+                let keys = check_keys(&own.upstream);
+                orphans.extend(keys.filter_map(|(key, ..)| Some((key, self.checks.remove(&key)?))));
+            }
+            own.round == round
+        });
+        for upstream in added {
+            upstream.adopt(now);
+            for (key, line, node) in check_keys(upstream) {
+                let running = orphans.remove(&key).filter(|task| !task.is_finished());
+                self.checks.insert(key, running.unwrap_or_else(|| start_check(line, node)));
+            }
         }
+        orphans.into_values().for_each(|task| task.abort());
     }
 
     /// Active checks that run now.
@@ -80,11 +108,27 @@ impl Runner {
         self.checks.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn task_ids(&self) -> std::collections::HashSet<tokio::task::Id> {
+        self.checks.values().map(AbortHandle::id).collect()
+    }
+
     /// What the upstreams share.
     #[must_use]
     pub fn environment(&self) -> &Arc<Environment> {
         &self.environment
     }
+}
+
+/// The nodes of an upstream that have an active check.
+fn check_keys(upstream: &Upstream) -> impl Iterator<Item = (CheckKey, &Line, &Node)> {
+    upstream.lines.iter().flat_map(|line| {
+        let checked = line.nodes.iter().filter(|node| node.check.is_some() && node.weight > 0);
+        checked.map(move |node| {
+            let key = CheckKey { line: address(&line.live), node: address(&node.live) };
+            (key, &**line, &**node)
+        })
+    })
 }
 
 impl Drop for Runner {
@@ -97,13 +141,12 @@ fn address<T>(shared: &Arc<T>) -> usize {
     Arc::as_ptr(shared) as usize
 }
 
-fn start_check(upstream: &Arc<Upstream>, line: &Line, node: &Node) -> AbortHandle {
-    let upstream = Arc::downgrade(upstream);
-    spawn_local(check(upstream, Arc::clone(&line.live), Arc::clone(&node.live))).abort_handle()
+fn start_check(line: &Line, node: &Node) -> AbortHandle {
+    spawn_local(check(Arc::clone(&line.live), Arc::clone(&node.live))).abort_handle()
 }
 
 /// Probes one node for as long as it is in force.
-async fn check(upstream: std::sync::Weak<Upstream>, line_live: Arc<LineLive>, node_live: Arc<NodeLive>) {
+async fn check(line_live: Arc<LineLive>, node_live: Arc<NodeLive>) {
     let mut dice = address(&node_live) as u64;
     // Nodes that came together are not probed together.
     let Some((_, node)) = locate(&line_live, &node_live) else { return };
@@ -119,7 +162,8 @@ async fn check(upstream: std::sync::Weak<Upstream>, line_live: Arc<LineLive>, no
         if let Some(sign) = sign {
             line.judge(&node, Source::Active, sign, Forced::No, Instant::now());
         }
-        if let Some(upstream) = upstream.upgrade() {
+        let upstream = line_live.upstream.lock().upgrade();
+        if let Some(upstream) = upstream {
             upstream.compare_lines();
         }
         let interval = if node.live.is_up() { plan.healthy_interval } else { plan.unhealthy_interval };
@@ -207,7 +251,6 @@ async fn connect_once(line: &Line, node: &Node) -> Result<(), Failure> {
         tls: None,
         limit: line.plan.timeout.min(RECOVERY_TIMEOUT),
     };
-    debug_assert!(dial.proxy != ProxyProtocol::V1 || dial.client.is_none());
     match Box::pin(dial.run(line, node)).await {
         Ok(_) => Ok(()),
         Err(error) => Err(error.failure),

@@ -347,3 +347,83 @@ pub fn accept(bytes: &[u8], key: &WayKey, now_ms: u64) -> Result<Option<Accepted
     let way = Way::verify(value, key, addresses.map(|(source, _)| source), now_ms)?;
     Ok(Some(Accepted { way, header_bytes, addresses, path: header.path }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_767_225_600_000;
+
+    fn key(byte: u8) -> WayKey {
+        WayKey::new(&[&[byte; 32]]).unwrap()
+    }
+
+    fn header(way: &Way, key: &WayKey) -> Vec<u8> {
+        let addresses = ("192.0.2.1:5000".parse().unwrap(), "198.51.100.2:443".parse().unwrap());
+        encode_header(way, key, addresses, Some("1;path"), NOW).unwrap()
+    }
+
+    #[test]
+    fn a_way_survives_every_split_and_shortens_stop_by_stop() {
+        let way = Way::new(["relay.example:7443", "[2001:db8::1]:9000"]).unwrap();
+        assert_eq!(way.next(), ("relay.example", 7443));
+        assert_eq!(way.after_next().unwrap().next(), ("2001:db8::1", 9000));
+        assert_eq!(way.after_next().unwrap().after_next(), None);
+        let mut bytes = header(&way, &key(1));
+        let whole = bytes.len();
+        bytes.extend_from_slice(b"payload");
+        for cut in 0..whole {
+            assert_eq!(accept(&bytes[..cut], &key(1), NOW).unwrap(), None, "cut at {cut}");
+        }
+        let accepted = accept(&bytes, &key(1), NOW).unwrap().unwrap();
+        assert_eq!((accepted.way, accepted.header_bytes), (way, whole));
+        assert_eq!(accepted.path.as_deref(), Some("1;path"));
+    }
+
+    #[test]
+    fn no_byte_of_a_header_can_be_changed() {
+        let bytes = header(&Way::new(["10.0.0.1:9000"]).unwrap(), &key(1));
+        let value = find_tlv(&bytes, TLV_WAY).unwrap();
+        let way_at = bytes.len() - value.len();
+        // The client's address and all of the way; the path is signed on its own.
+        for at in (16..20).chain(24..26).chain(way_at..bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert_eq!(accept(&changed, &key(1), NOW), Err(WayError::Signature), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn what_the_fleet_did_not_sign_just_now_is_refused() {
+        let way = Way::new(["10.0.0.1:9000"]).unwrap();
+        let bytes = header(&way, &key(1));
+        assert_eq!(accept(&bytes, &key(2), NOW), Err(WayError::Signature));
+        assert!(matches!(accept(&bytes, &key(1), NOW + AGE_MAX_MS + 1), Err(WayError::Stale { .. })));
+        assert!(matches!(accept(&bytes, &key(1), NOW - AGE_MAX_MS - 1), Err(WayError::Stale { .. })));
+        let both = WayKey::new(&[&[2; 32], &[1; 32]]).unwrap();
+        assert!(accept(&bytes, &both, NOW).unwrap().is_some());
+        let mut plain = Vec::new();
+        proxy_protocol::encode_local(&mut plain);
+        assert_eq!(accept(&plain, &key(1), NOW), Err(WayError::Missing));
+        assert_eq!(accept(b"GET / HTTP/1.1\r\n", &key(1), NOW), Err(WayError::Malformed));
+        assert!(WayKey::new(&[b"short"]).is_none() && WayKey::new(&[]).is_none());
+    }
+
+    #[test]
+    fn stops_that_cannot_be_gone_to_are_refused() {
+        for stop in ["", ":", "a:", "a:0", "a:65536", ":1", "a b:1", "a\n:1", "a/b:1"] {
+            assert_eq!(Way::new([stop]), Err(WayError::Malformed), "{stop:?}");
+        }
+        assert_eq!(Way::new([]), Err(WayError::Malformed));
+        assert_eq!(Way::new(["a:1"; STOPS_MAX + 1]), Err(WayError::TooLong));
+    }
+
+    #[test]
+    fn answers_read_back() {
+        for answer in [Answer::Connected, Answer::Refused, Answer::Unreachable, Answer::NoListener] {
+            assert_eq!(Answer::decode(&answer.encode(2)), Ok((answer, 2)));
+        }
+        assert!(Answer::decode(b"HTTP/1.1").is_err());
+        assert!(Answer::decode(b"SLV1\x09\0\0\0").is_err());
+    }
+}

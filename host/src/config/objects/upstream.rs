@@ -9,8 +9,9 @@ use serde_json::Value;
 use super::{Checks, Labels, Nodes, Reference, units};
 use crate::config::{Id, Kind};
 
-/// How long a connection to a node may take to open.
-pub const UPSTREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection to a node may take to open. APISIX has 60 s, in which a
+/// black hole would hold a request long after another node had answered it.
+pub const UPSTREAM_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an upstream may take no byte.
 pub const UPSTREAM_SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an upstream may send no byte.

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::line::{LineHealth, LineRules, LineState};
 use super::node::{Change, NodeHealth, NodeRules, Sign, Source};
-use crate::upstream::model::CurrentLine;
+use crate::upstream::model::{CurrentLine, CurrentUpstream};
 use crate::upstream::outcome::Failure;
 
 /// Counts of a node or line, for status and metrics.
@@ -25,14 +25,23 @@ pub(in crate::upstream) struct Counters {
     pub(in crate::upstream) connect_failures: AtomicU64,
 }
 
-/// A measured time: the last value and an average that follows peaks at once
-/// and forgets them within [`DECAY`].
+/// How an average takes a sample above it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Peaks {
+    /// At once, and forgets it within [`DECAY`]: to steer away from trouble.
+    Follow,
+    /// Like any other: one lost packet does not make a line slow.
+    Smooth,
+}
+
+/// A measured time: the last value and an average.
 ///
 /// Writers do not wait for each other: of two at the same moment one may be
 /// lost, which an average survives.
 #[derive(Debug)]
 pub(in crate::upstream) struct Latency {
     base: Instant,
+    peaks: Peaks,
     last: AtomicU64,
     average: AtomicU64,
     updated: AtomicU64,
@@ -42,16 +51,19 @@ pub(in crate::upstream) struct Latency {
 const DECAY: Duration = Duration::from_secs(10);
 
 impl Latency {
-    fn new(base: Instant) -> Self {
-        Self { base, last: AtomicU64::new(0), average: AtomicU64::new(0), updated: AtomicU64::new(0) }
+    fn new(base: Instant, peaks: Peaks) -> Self {
+        Self { base, peaks, last: AtomicU64::new(0), average: AtomicU64::new(0), updated: AtomicU64::new(0) }
     }
 
     pub(in crate::upstream) fn record(&self, sample: Duration, now: Instant) {
         let sample = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX).max(1);
         let at = u64::try_from(now.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX);
         let average = self.average.load(Relaxed);
-        let next = if sample >= average {
+        let next = if average == 0 || (sample >= average && self.peaks == Peaks::Follow) {
             sample
+        } else if self.peaks == Peaks::Smooth {
+            // An eighth, as TCP smooths its own round trips.
+            (average / 8 * 7 + sample / 8).max(1)
         } else {
             let elapsed = at.saturating_sub(self.updated.load(Relaxed));
             let weight = (-(elapsed as f64) / DECAY.as_nanos() as f64).exp();
@@ -133,8 +145,8 @@ impl NodeLive {
             down_epoch: AtomicU32::new(0),
             is_watched: AtomicBool::new(false),
             nudge: Notify::new(),
-            latency: Latency::new(now),
-            rtt: Latency::new(now),
+            latency: Latency::new(now, Peaks::Follow),
+            rtt: Latency::new(now, Peaks::Smooth),
             counters: Counters::default(),
         }
     }
@@ -233,6 +245,8 @@ pub(in crate::upstream) struct LineLive {
     pub(in crate::upstream) lost: Notify,
     /// The line in force that this is the life of.
     pub(in crate::upstream) current: CurrentLine,
+    /// And the upstream it belongs to.
+    pub(in crate::upstream) upstream: CurrentUpstream,
     /// Whether a task waits for its hold-down.
     pub(in crate::upstream) is_watched: AtomicBool,
     pub(in crate::upstream) rtt: Latency,
@@ -248,8 +262,9 @@ impl LineLive {
             down_epoch: AtomicU32::new(0),
             lost: Notify::new(),
             current: CurrentLine::default(),
+            upstream: CurrentUpstream::default(),
             is_watched: AtomicBool::new(false),
-            rtt: Latency::new(now),
+            rtt: Latency::new(now, Peaks::Smooth),
             counters: Counters::default(),
         }
     }
@@ -330,7 +345,7 @@ mod tests {
     #[test]
     fn an_average_follows_a_peak_at_once_and_forgets_it() {
         let base = Instant::now();
-        let latency = Latency::new(base);
+        let latency = Latency::new(base, Peaks::Follow);
         assert_eq!(latency.average(), None);
         latency.record(Duration::from_millis(10), base);
         latency.record(Duration::from_millis(500), base + Duration::from_secs(1));
@@ -342,6 +357,15 @@ mod tests {
         assert_eq!(latency.last(), Some(Duration::from_millis(10)));
         let (early, late) = (base + Duration::from_secs(60), base + Duration::from_secs(90));
         assert!(latency.cost(late) < latency.cost(early) / 10.0);
+    }
+
+    #[test]
+    fn one_slow_connect_hardly_moves_a_round_trip() {
+        let now = Instant::now();
+        let rtt = Latency::new(now, Peaks::Smooth);
+        rtt.record(Duration::from_millis(8), now);
+        rtt.record(Duration::from_millis(16), now);
+        assert_eq!(rtt.average(), Some(Duration::from_millis(9)));
     }
 
     #[test]
