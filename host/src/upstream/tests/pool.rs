@@ -144,7 +144,7 @@ fn one_dials_and_the_others_find_its_connection() {
         assert!(tokio::time::timeout(Duration::from_millis(1), &mut waiting).await.is_err());
         slot.add(Fake { id: 9, ..Fake::default() });
         drop(permit);
-        waiting.await.unwrap();
+        let _permit = waiting.await.unwrap();
         assert_eq!(slot.ready().map(|fake| fake.id), Some(9));
     });
 }
