@@ -79,7 +79,8 @@ impl Runner {
             match self.in_force.get_mut(&address(upstream)) {
                 Some(own) => own.round = round,
                 None => {
-                    self.in_force.insert(address(upstream), InForce { upstream: Arc::clone(upstream), round });
+                    self.in_force
+                        .insert(address(upstream), InForce { upstream: Arc::clone(upstream), round });
                     added.push(upstream);
                 }
             }

@@ -17,7 +17,8 @@ fn what_did_not_change_lives_on() {
     assert!(new.nodes[1].is_up());
     assert_eq!((new.nodes[0].weight, second.retries), (5, 7));
     // Connections that would be made otherwise now are not used again.
-    let third = upstream_in(&environment, json!({"scheme": "https", "nodes": {"10.0.0.1:80": 5}}), Some(&second));
+    let third =
+        upstream_in(&environment, json!({"scheme": "https", "nodes": {"10.0.0.1:80": 5}}), Some(&second));
     assert!(!Arc::ptr_eq(&new.nodes[0].pool, &third.lines[0].nodes[0].pool));
     assert!(Arc::ptr_eq(&new.nodes[0].live, &third.lines[0].nodes[0].live));
 }
@@ -25,9 +26,7 @@ fn what_did_not_change_lives_on() {
 #[test]
 fn a_plan_of_tls_is_kept_with_its_sessions_while_its_settings_are_the_same() {
     let environment = environment();
-    let value = |retries: u32, verify: bool| {
-        json!({"scheme": "https", "nodes": {"10.0.0.1:443": 1}, "retries": retries, "tls": {"verify": verify}})
-    };
+    let value = |retries: u32, verify: bool| json!({"scheme": "https", "nodes": {"10.0.0.1:443": 1}, "retries": retries, "tls": {"verify": verify}});
     let first = upstream_in(&environment, value(1, true), None);
     let same = upstream_in(&environment, value(2, true), Some(&first));
     let other = upstream_in(&environment, value(2, false), Some(&same));

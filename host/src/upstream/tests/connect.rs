@@ -37,7 +37,10 @@ fn a_refused_connect_says_where_and_takes_the_node_out() {
         let address = closed_port().await;
         let upstream = upstream(json!({"scheme": "tcp", "nodes": {address.to_string(): 1}}));
         let error = reach(&upstream, &ConnectRequest::default()).await.unwrap_err();
-        assert_eq!((error.failure, &*error.line, &*error.node), (Failure::Refused, "default", &*address.to_string()));
+        assert_eq!(
+            (error.failure, &*error.line, &*error.node),
+            (Failure::Refused, "default", &*address.to_string())
+        );
         assert!(error.failure.is_before_request());
         assert!(!upstream.is_up());
     });
@@ -50,7 +53,9 @@ async fn black_hole() -> (TcpListener, Vec<TcpStream>, SocketAddr) {
     let listener = socket.listen(1).unwrap();
     let address = listener.local_addr().unwrap();
     let mut held = Vec::new();
-    while let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
+    while let Ok(Ok(stream)) =
+        tokio::time::timeout(Duration::from_millis(300), TcpStream::connect(address)).await
+    {
         held.push(stream);
         assert!(held.len() < 16, "the queue never fills");
     }
@@ -87,7 +92,8 @@ fn the_real_client_is_named_in_the_header_of_either_version() {
                 "scheme": "tcp", "nodes": {address.to_string(): 1}, "send_proxy_protocol": version,
             }));
             let client = client();
-            let request = ConnectRequest { client: Some(&client), path: Some("1;path"), ..Default::default() };
+            let request =
+                ConnectRequest { client: Some(&client), path: Some("1;path"), ..Default::default() };
             let mut stream = reach(&upstream, &request).await.unwrap();
             let mut echoed = vec![0; if version == "v1" { expected.len() } else { 28 + 3 + 6 }];
             stream.read_exact(&mut echoed).await.unwrap();
@@ -97,7 +103,9 @@ fn the_real_client_is_named_in_the_header_of_either_version() {
             }
             let (header, bytes) = proxy_protocol::parse(&echoed).unwrap().unwrap();
             assert_eq!((bytes, header.path.as_deref()), (echoed.len(), Some("1;path")));
-            let proxy_protocol::Addresses::Inet { source, .. } = header.addresses else { panic!("{header:?}") };
+            let proxy_protocol::Addresses::Inet { source, .. } = header.addresses else {
+                panic!("{header:?}")
+            };
             assert_eq!(source, client.address);
         }
     });
@@ -164,7 +172,8 @@ fn certificates_are_verified_against_the_name_and_the_authority() {
         let (authority, stranger) = (Authority::new(), Authority::new());
         let address = authority.serve("good.example", false).await;
         let try_with = async |tls: Value, name: &str| {
-            let upstream = upstream(json!({"scheme": "https", "nodes": {address.to_string(): 1}, "tls": tls}));
+            let upstream =
+                upstream(json!({"scheme": "https", "nodes": {address.to_string(): 1}, "tls": tls}));
             let request = ConnectRequest { tls_name: Some(name), alpn: Alpn::Http2, ..Default::default() };
             let outcome = reach(&upstream, &request).await;
             (outcome, upstream.is_up())
@@ -198,7 +207,8 @@ fn a_certificate_is_shown_where_the_node_asks_for_one() {
             "ca": authority.pem(), "sni": "good.example",
             "client_cert": certificate.pem(), "client_key": key.serialize_pem(),
         });
-        let upstream_with = |tls: Value| upstream(json!({"scheme": "tls", "nodes": {address.to_string(): 1}, "tls": tls}));
+        let upstream_with =
+            |tls: Value| upstream(json!({"scheme": "tls", "nodes": {address.to_string(): 1}, "tls": tls}));
         let upstream = upstream_with(own);
         let target = upstream.select(0, &mut Tried::default()).unwrap();
         let request = ConnectRequest { tls_name: target.tls_name(None), ..Default::default() };
@@ -282,7 +292,8 @@ fn a_relay_lets_in_only_the_fleet() {
         let value = json!({"scheme": "tcp", "lines": [
             {"name": "far", "via": [relay.to_string()], "nodes": {"127.0.0.1:1": 1}},
         ]});
-        let error = reach(&upstream_in(&stranger, value, None), &ConnectRequest::default()).await.unwrap_err();
+        let error =
+            reach(&upstream_in(&stranger, value, None), &ConnectRequest::default()).await.unwrap_err();
         assert_eq!(error.failure, Failure::Relay);
         assert!(error.to_string().contains("answered refused"), "{error}");
     });

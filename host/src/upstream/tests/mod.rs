@@ -75,7 +75,10 @@ async fn serve<F: Future<Output = ()> + 'static>(handle: impl Fn(TcpStream) -> F
     address
 }
 
-async fn serve_on<F: Future<Output = ()> + 'static>(listener: TcpListener, handle: impl Fn(TcpStream) -> F + 'static) {
+async fn serve_on<F: Future<Output = ()> + 'static>(
+    listener: TcpListener,
+    handle: impl Fn(TcpStream) -> F + 'static,
+) {
     while let Ok((stream, _)) = listener.accept().await {
         tokio::task::spawn_local(handle(stream));
     }

@@ -50,7 +50,8 @@ impl NameServer {
 }
 
 fn asking(server: SocketAddr) -> Arc<Environment> {
-    let dns = DnsOptions { servers: vec![server], retry_min: Duration::from_millis(50), ..DnsOptions::default() };
+    let dns =
+        DnsOptions { servers: vec![server], retry_min: Duration::from_millis(50), ..DnsOptions::default() };
     Environment::new(Options { dns, way_key: None })
 }
 
@@ -103,7 +104,8 @@ fn a_name_that_does_not_exist_fails_at_once_with_its_reason() {
     on_worker(async {
         let server = NameServer::default();
         let environment = asking(server.start().await);
-        let upstream = upstream_in(&environment, json!({"scheme": "tcp", "nodes": {"no.example:1": 1}}), None);
+        let upstream =
+            upstream_in(&environment, json!({"scheme": "tcp", "nodes": {"no.example:1": 1}}), None);
         let _runner = Runner::start(&environment);
         let target = upstream.select(0, &mut Tried::default()).unwrap();
         let error = connect(&target, &ConnectRequest::default()).await.unwrap_err();

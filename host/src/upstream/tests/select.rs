@@ -42,8 +42,9 @@ fn lower_priorities_wait_until_the_higher_are_down() {
 fn no_node_is_tried_twice_and_then_there_is_none() {
     let upstream = lines();
     let mut tried = Tried::default();
-    let mut seen: Vec<String> =
-        std::iter::from_fn(|| upstream.select(0, &mut tried).ok()).map(|target| target.node.name.to_string()).collect();
+    let mut seen: Vec<String> = std::iter::from_fn(|| upstream.select(0, &mut tried).ok())
+        .map(|target| target.node.name.to_string())
+        .collect();
     assert!(seen[..2].iter().all(|name| ["10.0.0.1:1", "10.0.0.2:1"].contains(&name.as_str())), "{seen:?}");
     seen.sort();
     seen.dedup();

@@ -12,7 +12,8 @@ fn a_node_without_checks_comes_back_by_connects_in_the_background() {
     on_worker(async {
         let address = closed_port().await;
         let environment = environment();
-        let upstream = upstream_in(&environment, json!({"scheme": "tcp", "nodes": {address.to_string(): 1}}), None);
+        let upstream =
+            upstream_in(&environment, json!({"scheme": "tcp", "nodes": {address.to_string(): 1}}), None);
         let mut runner = Runner::start(&environment);
         runner.reconcile([&upstream]);
         fail(&upstream, 0, 0, Failure::Refused);
@@ -41,7 +42,8 @@ fn a_line_is_left_by_the_first_bad_probe_and_taken_back_after_its_hold_down() {
         .await;
         let environment = environment();
         let mut value = two_lines(leased, serve(echo).await);
-        value["lines"][1]["checks"] = json!({"active": {"type": "http", "interval": "20ms", "http_path": "/up"}});
+        value["lines"][1]["checks"] =
+            json!({"active": {"type": "http", "interval": "20ms", "http_path": "/up"}});
         let upstream = upstream_in(&environment, value, None);
         let mut runner = Runner::start(&environment);
         runner.reconcile([&upstream]);
@@ -110,7 +112,10 @@ fn passive_checks_alone_bring_a_node_back_on_trial() {
         let mut runner = Runner::start(&environment);
         runner.reconcile([&upstream]);
         let answer = |status: u16| {
-            upstream.select(0, &mut Tried::default()).unwrap().report(Outcome::Status(status), Duration::ZERO);
+            upstream
+                .select(0, &mut Tried::default())
+                .unwrap()
+                .report(Outcome::Status(status), Duration::ZERO);
         };
         answer(500);
         answer(500);
