@@ -48,6 +48,11 @@ pub trait Downstream: BodyRead + BodyWrite {
     /// How long the request's body is.
     fn request_length(&self) -> BodyLength;
 
+    /// Whether the request asks in due form to switch protocols.
+    fn asks_upgrade(&self) -> bool {
+        false
+    }
+
     /// Whether the client waits for `100 Continue` before it sends its body and
     /// has not been told yet. The first poll of the body tells it.
     fn expects_continue(&self) -> bool;

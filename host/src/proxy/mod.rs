@@ -1,9 +1,18 @@
 //! The flows: one file for each way traffic passes through.
 //!
-//! `relay` moves bytes both ways between two streams; every flow that ends in
-//! two joined sockets uses it.
+//! `http` is one HTTP exchange and the connection it comes by; `forward`
+//! reaches the upstream for it, `transfer` moves its bodies, `upgrade` takes over
+//! once it is HTTP no longer. `relay` moves bytes both ways between two streams;
+//! every flow that ends in two joined sockets uses it.
 
+pub mod error;
+mod forward;
+pub mod http;
+mod journey;
+mod outgoing;
 pub mod relay;
+mod transfer;
+mod upgrade;
 mod worker;
 
 pub use worker::{NodeIdentity, Shared, SharedWorker, Worker};

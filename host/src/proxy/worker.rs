@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::net::{BufferPool, Counters, Tasks};
+use crate::net::{BufferPool, Counters, Tasks, http1, http2};
 use crate::observe::{AccessLog, Metrics, WorkerMetrics};
 use crate::snapshot::Snapshot;
+use crate::upstream::{Pools, Reusable, Shared as SharedConnection};
 
 /// What every thread shares.
 pub struct Shared {
@@ -40,6 +41,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Buffers lent to connections that have bytes waiting.
     pub buffers: BufferPool,
+    /// Connections to upstreams that wait for their next request.
+    pub pools: Pools<http1::ClientConnection, http2::ClientConnection>,
     /// The tasks of this worker.
     pub tasks: Tasks,
     /// This worker's end of the access log.
@@ -54,6 +57,22 @@ impl Worker {
     #[must_use]
     pub fn snapshot(&self) -> arc_swap::Guard<Arc<Snapshot>> {
         self.shared.snapshot.load()
+    }
+}
+
+impl Reusable for http1::ClientConnection {
+    fn is_usable(&mut self) -> bool {
+        self.is_idle_usable()
+    }
+}
+
+impl SharedConnection for http2::ClientConnection {
+    fn is_usable(&self) -> bool {
+        !self.is_closed()
+    }
+
+    fn has_room(&self) -> bool {
+        Self::has_room(self)
     }
 }
 

@@ -9,9 +9,10 @@
 mod stream;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::config::objects::OnChange;
+use crate::filter::Chain;
+use crate::message::RouteLabels;
 use crate::observe::RouteMetrics;
 use crate::route::Router;
 use crate::upstream::{Timeouts, Upstream};
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The HTTP routes.
     pub router: Router<Arc<Route>>,
+    /// The chain of all global rules.
+    pub global: Arc<Chain>,
 }
 
 /// An HTTP route with everything it refers to.
@@ -32,16 +35,14 @@ pub struct Snapshot {
 pub struct Route {
     /// Its id.
     pub id: Arc<str>,
-    /// Its name, for people.
-    pub name: Option<Arc<str>>,
-    /// The id of its service.
-    pub service_id: Option<Arc<str>>,
+    /// The names rules and logs know it by.
+    pub labels: Arc<RouteLabels>,
+    /// Its filters.
+    pub chain: Arc<Chain>,
     /// Where requests go, unless a plugin answers or says otherwise.
     pub upstream: Option<Arc<Upstream>>,
     /// Time limits towards the upstream: the route's, else the upstream's.
     pub timeouts: Timeouts,
-    /// The longest a whole request may take; `None`: no limit of its own.
-    pub request_timeout: Option<Duration>,
     /// Whether WebSocket upgrades pass.
     pub enable_websocket: bool,
     /// What a change of this route does to its long sessions.

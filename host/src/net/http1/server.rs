@@ -158,12 +158,6 @@ impl ServerConnection {
         parsed.head
     }
 
-    /// Whether the request asks for an upgrade in due form.
-    #[must_use]
-    pub fn asks_upgrade(&self) -> bool {
-        self.upgrade
-    }
-
     /// Whether the exchange ended so that another may follow.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
@@ -275,6 +269,10 @@ impl BodyWrite for ServerConnection {
 impl Downstream for ServerConnection {
     fn request_length(&self) -> BodyLength {
         self.request_length
+    }
+
+    fn asks_upgrade(&self) -> bool {
+        self.upgrade
     }
 
     fn expects_continue(&self) -> bool {

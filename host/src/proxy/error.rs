@@ -1,0 +1,150 @@
+//! How an exchange fails, and what the client is told.
+//!
+//! One function decides the status ([`ProxyError::status`]), one the reason
+//! code that logs and counters carry. What is answered is JSON with
+//! `error_msg` and `request_id`; causes go to the log, not to the client.
+
+use std::borrow::Cow;
+
+use crate::filter::LocalResponse;
+use crate::message::TransferError;
+use crate::upstream::{ConnectError, Failure, NoLine};
+
+/// Why an exchange failed. Which side it was is in the variant.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// No route matches.
+    #[error("404 Route Not Found")]
+    NoRoute,
+    /// The route names no upstream and no filter answered.
+    #[error("route has no upstream")]
+    NoUpstream,
+    /// The upstream does not speak HTTP.
+    #[error("upstream does not speak HTTP")]
+    NotHttp,
+    /// Nothing to try.
+    #[error(transparent)]
+    NoLine(#[from] NoLine),
+    /// A node could not be reached: nothing of the request was sent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The upstream broke off, or does not speak the protocol.
+    #[error("upstream failed: {0}")]
+    Upstream(#[source] TransferError),
+    /// The upstream took too long; the code names the limit.
+    #[error("upstream timed out: {0}")]
+    UpstreamTimeout(&'static str),
+    /// The whole request took too long.
+    #[error("request took too long")]
+    Deadline,
+    /// The request's body is over the limit.
+    #[error("request body is over the limit of {0} bytes")]
+    BodyTooLarge(u64),
+    /// The client was too slow; the code names the limit.
+    #[error("client timed out: {0}")]
+    ClientTimeout(&'static str),
+    /// The client broke off, or sent a malformed body.
+    #[error("client failed: {0}")]
+    Client(#[source] TransferError),
+    /// The client is gone.
+    #[error("client closed the connection")]
+    Gone,
+    /// A WebSocket handshake that cannot be one.
+    #[error("bad websocket handshake: {0}")]
+    Handshake(&'static str),
+}
+
+impl ProxyError {
+    /// The status a client gets; 499 when nobody is left to get one.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoRoute => 404,
+            Self::NoUpstream | Self::NoLine(_) => 503,
+            Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
+            Self::NotHttp | Self::Connect(_) => 502,
+            Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) | Self::Deadline => 504,
+            Self::Upstream(_) => 502,
+            Self::BodyTooLarge(_) => 413,
+            Self::ClientTimeout(_) => 408,
+            Self::Client(TransferError::Malformed(_) | TransferError::Limit(_)) | Self::Handshake(_) => 400,
+            Self::Client(_) | Self::Gone => 499,
+        }
+    }
+
+    /// A fixed code for logs and counters.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::NoUpstream => "no_upstream",
+            Self::NotHttp => "upstream_not_http",
+            Self::NoLine(_) => "no_line",
+            Self::Connect(error) => error.failure.code(),
+            Self::Upstream(error) => match error {
+                TransferError::Closed => "upstream_closed",
+                TransferError::Malformed(_) | TransferError::Limit(_) => "upstream_malformed",
+                TransferError::Timeout(_) => "upstream_timeout",
+                TransferError::Reset(_) => "upstream_reset",
+                TransferError::Io(_) => "upstream_broken",
+            },
+            Self::UpstreamTimeout(limit) | Self::ClientTimeout(limit) => limit,
+            Self::Deadline => "request_timeout",
+            Self::BodyTooLarge(_) => "body_too_large",
+            Self::Client(TransferError::Malformed(reason) | TransferError::Limit(reason)) => reason,
+            Self::Client(_) => "client_broken",
+            Self::Gone => "client_gone",
+            Self::Handshake(reason) => reason,
+        }
+    }
+
+    /// Whether the upstream is to blame, and as what.
+    #[must_use]
+    pub fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Upstream(TransferError::Malformed(_) | TransferError::Limit(_)) => Some(Failure::Malformed),
+            Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) => Some(Failure::Timeout),
+            Self::Upstream(_) => Some(Failure::Broken),
+            _ => None,
+        }
+    }
+
+    /// Whether the connection broke, as a kept one does when its upstream
+    /// closes it in the moment it is used again.
+    #[must_use]
+    pub fn is_break(&self) -> bool {
+        matches!(self, Self::Upstream(TransferError::Closed | TransferError::Io(_) | TransferError::Reset(_)))
+    }
+
+    /// The answer, in words that tell a client nothing of the inside.
+    #[must_use]
+    pub fn response(&self, request_id: &str) -> LocalResponse {
+        let message: Cow<'static, str> = match self {
+            Self::NoRoute => "404 Route Not Found".into(),
+            Self::NoUpstream | Self::NoLine(_) => "no healthy upstream".into(),
+            Self::NotHttp | Self::Connect(_) | Self::Upstream(_) => match self.status() {
+                504 => "upstream timed out".into(),
+                _ => "upstream failed".into(),
+            },
+            Self::UpstreamTimeout(_) => "upstream timed out".into(),
+            other => other.to_string().into(),
+        };
+        refusal(self.status(), self.reason(), &message, request_id)
+    }
+}
+
+/// An error as clients meet it, with `Retry-After` where they may come again.
+#[must_use]
+pub fn refusal(status: u16, reason: &'static str, message: &str, request_id: &str) -> LocalResponse {
+    let mut response = LocalResponse::error(status, reason, message, request_id);
+    if matches!(status, 429 | 503) {
+        response.head.fields.append(b"Retry-After", b"1");
+    }
+    response
+}
+
+/// The time now, as a `Date` field has it.
+#[must_use]
+pub(super) fn http_date() -> String {
+    jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
