@@ -143,12 +143,8 @@ fn prepare<'a, D: Downstream>(
     };
     let is_grpc = upstream.scheme.is_grpc();
     let deadline = route.timeouts.total.map(|total| tokio::time::Instant::now() + total);
-    let bounds = Bounds {
-        timeouts: route.timeouts,
-        limits: &edge.settings.limits,
-        deadline,
-        is_patient: is_grpc,
-    };
+    let bounds =
+        Bounds { timeouts: route.timeouts, limits: &edge.settings.limits, deadline, is_patient: is_grpc };
     Ok(Plan { filters, edge, bounds, body, upgrade: handshake, trailers: stripped.takes_trailers })
 }
 
@@ -317,9 +313,8 @@ async fn open_stream<D: Downstream>(
     let address: Option<SocketAddr> = stream.peer_address().ok();
     let scheme = if stream.is_tls() { crate::message::Scheme::Https } else { crate::message::Scheme::Http };
     let limits = http2::ClientLimits::default();
-    let (connection, driver) = http2::ClientConnection::handshake(stream, &limits, scheme)
-        .await
-        .map_err(ProxyError::Upstream)?;
+    let (connection, driver) =
+        http2::ClientConnection::handshake(stream, &limits, scheme).await.map_err(ProxyError::Upstream)?;
     journey.worker.tasks.spawn(driver);
     slot.add(connection.clone());
     let exchange = connection.exchange(wait).await.map_err(ProxyError::Upstream)?;
@@ -422,8 +417,8 @@ async fn answer<D: Downstream, U: UpstreamExchange>(
         down.send_head(&head, length).map_err(ProxyError::Client)?;
         return transfer::pass_body(down, up, upload, &[], timer, bounds).await;
     };
-    let is_bodyless = journey.exchange.request.method == crate::message::Method::Head
-        || matches!(head.status, 204 | 304);
+    let is_bodyless =
+        journey.exchange.request.method == crate::message::Method::Head || matches!(head.status, 204 | 304);
     let length = if is_bodyless { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
     down.send_head(&head, length).map_err(ProxyError::Client)?;
     let body = if is_bodyless { &[][..] } else { &body[..] };

@@ -69,7 +69,14 @@ impl HttpSettings {
         };
         let response_head =
             HeadLimits { head_bytes_max: RESPONSE_HEAD_BYTES_MAX, fields_max: RESPONSE_FIELDS_MAX, ..head };
-        Self { listener, limits, idle_timeout, trusted, head: Rc::new(head), response_head: Rc::new(response_head) }
+        Self {
+            listener,
+            limits,
+            idle_timeout,
+            trusted,
+            head: Rc::new(head),
+            response_head: Rc::new(response_head),
+        }
     }
 }
 
@@ -406,4 +413,3 @@ async fn send_local<D: Downstream>(
     let bytes = if bodyless { &[][..] } else { &response.body[..] };
     transfer::send_held(down, bytes, timer, bounds).await
 }
-

@@ -63,7 +63,9 @@ fn strip_named(fields: &mut Fields) {
         .values(Name::Connection)
         .flat_map(tokens)
         .filter(|token| {
-            ![&b"close"[..], b"keep-alive", b"upgrade", b"te"].iter().any(|own| token.eq_ignore_ascii_case(own))
+            ![&b"close"[..], b"keep-alive", b"upgrade", b"te"]
+                .iter()
+                .any(|own| token.eq_ignore_ascii_case(own))
         })
         .take(TOKENS_MAX)
         .map(Box::from)
@@ -149,7 +151,8 @@ mod tests {
 
     #[test]
     fn names_that_pass_for_ours_at_the_origin_are_dropped() {
-        let mut request = fields(&[("X_Real_IP", "1"), ("Content_Length", "5"), ("x_forwarded-for", "1"), ("my_own", "1")]);
+        let mut request =
+            fields(&[("X_Real_IP", "1"), ("Content_Length", "5"), ("x_forwarded-for", "1"), ("my_own", "1")]);
         strip_request(&mut request);
         assert_eq!(names(&request), ["my_own"]);
     }

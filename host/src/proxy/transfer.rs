@@ -456,7 +456,9 @@ pub(super) async fn collect_request<D: Downstream>(
                     let count = data.len();
                     down.consume(count);
                 }
-                Poll::Ready(Ok(BodyPart::End(_))) => return Poll::Ready(Ok(std::mem::take(&mut body).into())),
+                Poll::Ready(Ok(BodyPart::End(_))) => {
+                    return Poll::Ready(Ok(std::mem::take(&mut body).into()));
+                }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ProxyError::Client(error))),
                 Poll::Pending => break,
             }

@@ -16,7 +16,9 @@ use base64::Engine as _;
 use tokio::time::Instant;
 
 use crate::config::objects::OnChange;
-use crate::message::{BodyLength, BodyWrite, Downstream, Method, Name, RequestHead, ResponseHead, TransferError};
+use crate::message::{
+    BodyLength, BodyWrite, Downstream, Method, Name, RequestHead, ResponseHead, TransferError,
+};
 use crate::net::LazyTimer;
 use crate::net::http1::{ServerConnection, tokens};
 use crate::observe::ReasonFamily;
@@ -56,7 +58,10 @@ impl Handshake {
         body: BodyLength,
     ) -> Result<Option<Self>, ProxyError> {
         let is = |name: &[u8]| tokens(&protocols).any(|token| token.eq_ignore_ascii_case(name));
-        if is(b"h2c") || is(b"tls") || tokens(&protocols).any(|token| token.to_ascii_lowercase().starts_with(b"tls/")) {
+        if is(b"h2c")
+            || is(b"tls")
+            || tokens(&protocols).any(|token| token.to_ascii_lowercase().starts_with(b"tls/"))
+        {
             return Ok(None);
         }
         if !is(b"websocket") {
@@ -82,7 +87,9 @@ impl Handshake {
     pub(super) fn check(&self, head: &ResponseHead) -> Result<(), TransferError> {
         let chosen = head.value(Name::Upgrade).unwrap_or_default();
         let asked = tokens(chosen).all(|token| {
-            let name = |text: &[u8]| text.split(|&byte| byte == b'/').next().unwrap_or_default().to_ascii_lowercase();
+            let name = |text: &[u8]| {
+                text.split(|&byte| byte == b'/').next().unwrap_or_default().to_ascii_lowercase()
+            };
             tokens(&self.protocols).any(|own| own.eq_ignore_ascii_case(token) || name(own) == name(token))
         });
         if chosen.is_empty() || !asked {
@@ -157,7 +164,9 @@ async fn send_switch(
     let until = Instant::now() + SWITCH_TIME;
     poll_fn(|context| match down.poll_flush(context) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => timer.poll_until(context, until).map(|()| Err(TransferError::Timeout("send_timeout"))),
+        Poll::Pending => {
+            timer.poll_until(context, until).map(|()| Err(TransferError::Timeout("send_timeout")))
+        }
     })
     .await
 }
