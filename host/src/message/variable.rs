@@ -480,3 +480,6 @@ fn read_tls<'a>(part: TlsPart, subject: &Subject<'a>) -> Option<Value<'a>> {
         TlsPart::ClientFingerprint => certificate.map(|own| (&*own.fingerprint).into()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,7 +122,7 @@ fn bad_configurations_name_plugin_field_and_value() {
         ),
         (
             json!({"limit-req": {"rate": 1, "burst": 0, "key": "uri", "rejected": "drop"}}),
-            "plugins.limit-req.rejected: is for the frames of a stream route only (\"Drop\")",
+            "plugins.limit-req.rejected: is for the frames of a stream route only (\"drop\")",
         ),
         (
             json!({"limit-req": {"rate": 1, "burst": 0, "key": "uri", "rejected_code": 100}}),

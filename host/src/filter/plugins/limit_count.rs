@@ -32,6 +32,17 @@ pub(super) enum OnReject {
     Delay,
 }
 
+impl OnReject {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::ErrorFrame => "error_frame",
+            Self::Drop => "drop",
+            Self::Close => "close",
+            Self::Delay => "delay",
+        }
+    }
+}
+
 /// The fields of a refusal as configured.
 pub(super) struct RefusalFields {
     pub(super) code: Option<u16>,
@@ -61,8 +72,11 @@ impl Refusal {
         if let Some(on_frame) = fields.on_frame
             && context.kind != ChainKind::Frames
         {
-            let value = format!("{on_frame:?}");
-            return Err(FieldError::with("rejected", value, "is for the frames of a stream route only"));
+            return Err(FieldError::with(
+                "rejected",
+                on_frame.as_str(),
+                "is for the frames of a stream route only",
+            ));
         }
         Ok(Self {
             code,
@@ -175,7 +189,6 @@ struct Rule {
 pub(in crate::filter) struct LimitCount {
     rules: Box<[Rule]>,
     counters: Arc<WindowCount>,
-    /// What keeps keys of rules and groups apart.
     shows_headers: bool,
     refusal: Refusal,
 }
