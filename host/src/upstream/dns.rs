@@ -200,13 +200,16 @@ impl Hosts {
     /// Resolves names as they come into use, each in a task of its own that ends
     /// with the name. Runs until dropped, on a local runtime.
     pub(super) async fn run(self: Arc<Self>, options: DnsOptions) {
-        let resolver = match resolver(&options) {
+        let resolver = resolver(&options).or_else(|error| {
+            tracing::error!(%error, "cannot read the system's name servers, only /etc/hosts is left");
+            let none = ResolverConfig::default();
+            TokioResolver::builder_with_config(none, TokioRuntimeProvider::default()).build()
+        });
+        let resolver = match resolver {
             Ok(resolver) => resolver,
             Err(error) => {
-                tracing::error!(%error, "cannot set up name resolution, trying without the system's configuration");
-                TokioResolver::builder_with_config(ResolverConfig::default(), TokioRuntimeProvider::default())
-                    .build()
-                    .unwrap_or_else(|_| unreachable!("a resolver without servers or TLS always builds"))
+                tracing::error!(%error, "cannot resolve names");
+                return;
             }
         };
         let resolver = Arc::new(resolver);

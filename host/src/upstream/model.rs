@@ -278,10 +278,11 @@ impl Line {
                     "node is up"
                 );
                 self.settle(None, now);
-                if forced == Forced::Yes {
-                    self.live.release(now);
-                }
             }
+        }
+        // It serves and nothing else does: no reason to wait for the hold-down.
+        if forced == Forced::Yes && sign == Sign::Good && node.live.is_up() && !self.live.is_up() {
+            self.live.release(now);
         }
     }
 

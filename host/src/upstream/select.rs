@@ -248,7 +248,9 @@ impl Upstream {
 
     fn take(&self, index: usize, node: u16, pass: Pass, tried: &mut Tried) -> Target {
         let line = &self.lines[index];
-        let forced = if matches!(pass, Pass::Up | Pass::UpAnywhere) { Forced::No } else { Forced::Yes };
+        // A last try although another line is up, but tried, forces nothing.
+        let is_best = matches!(pass, Pass::Up | Pass::UpAnywhere) || self.is_up();
+        let forced = if is_best { Forced::No } else { Forced::Yes };
         if forced == Forced::Yes && tried.is_empty() {
             self.environment.forced.fetch_add(1, Relaxed);
         }

@@ -101,6 +101,31 @@ fn with_everything_down_the_best_is_tried_and_it_shows() {
 }
 
 #[test]
+fn a_held_line_that_serves_while_nothing_else_does_is_back_at_once() {
+    let mut value = two_lines("10.0.0.1:1".parse().unwrap(), "10.0.0.2:1".parse().unwrap());
+    value["failover"]["hold_down"] = json!("1h");
+    let upstream = upstream(value);
+    let probe = |line: usize| {
+        let line = &upstream.lines[line];
+        line.judge(&line.nodes[0], Source::Recovery, Sign::Good, Forced::No, Instant::now());
+    };
+    fail(&upstream, 0, 0, Failure::Refused);
+    probe(0);
+    probe(0);
+    // The other line is up, so a try on this one, as the last resort, proves nothing.
+    let mut tried = Tried::default();
+    assert_eq!(line_of(&upstream, &mut tried).as_deref(), Some("public"));
+    let last = upstream.select(0, &mut tried).unwrap();
+    last.report(Outcome::Answered, Duration::from_millis(1));
+    assert_eq!((last.forced, status(&upstream).lines[0].state), (false, "probing"));
+    fail(&upstream, 1, 0, Failure::Refused);
+    let target = upstream.select(0, &mut Tried::default()).unwrap();
+    assert_eq!((&*target.line.name, target.forced), ("leased", true));
+    target.report(Outcome::Answered, Duration::from_millis(1));
+    assert_eq!(status(&upstream).lines[0].state, "up");
+}
+
+#[test]
 fn a_withdrawn_line_takes_nothing_even_if_all_others_are_down() {
     let upstream = lines();
     upstream.lines[0].set_withdrawn(true);
