@@ -235,11 +235,15 @@ impl<C: Shared> H2Slot<C> {
     }
 }
 
+/// A node's slots, by certificate name.
 type Named<C> = Vec<(Option<Box<str>>, Rc<H2Slot<C>>)>;
+
+/// All slots, by the node's identity.
+type Slots<C> = HashMap<usize, (Weak<PoolKey>, Named<C>), foldhash::fast::FixedState>;
 
 /// HTTP/2 connections in use by many requests at once.
 pub struct SharedPool<C> {
-    slots: RefCell<HashMap<usize, (Weak<PoolKey>, Named<C>), foldhash::fast::FixedState>>,
+    slots: RefCell<Slots<C>>,
 }
 
 /// Certificate names a node may have connections for at once, per worker. Past
