@@ -13,6 +13,7 @@ mod outgoing;
 pub mod relay;
 mod transfer;
 mod upgrade;
+pub mod tlv;
 mod worker;
 
 pub use worker::{NodeIdentity, Shared, SharedWorker, Worker};

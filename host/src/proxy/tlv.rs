@@ -1,0 +1,295 @@
+//! TLV sessions: one client, one upstream connection, frames in both directions.
+//!
+//! One task serves both directions. Bytes are read into a leased buffer, the
+//! frames in them are found and counted, and they are written on from the same
+//! memory, whole frames in one write; a session at rest holds no buffer. A side
+//! that does not take its bytes stops the reading of the other.
+//!
+//! Only whole frames go on, end marker checked. The one exception is a frame
+//! larger than a buffer on a route whose sessions cannot be moved: its body
+//! passes in pieces.
+//!
+//! Where the route names frames to replay or requests that are safe to repeat,
+//! a session outlives its node: [`relay`] tells that the upstream is lost,
+//! [`moving`] finds another, and [`recovery`] knows what to say to it. Start at
+//! [`serve`]; `docs/im.md` is the operator's page.
+
+mod close;
+mod host;
+mod inlet;
+mod moving;
+mod notices;
+mod recovery;
+mod relay;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod timing;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+pub use close::CloseReason;
+pub use host::{DialOrder, Host, Link, StreamLimits};
+
+use crate::frame::FrameDecoder;
+use crate::message::Client;
+use crate::net::{Accepted, Drain, LazyTimer, Listener, Stream};
+use crate::observe::{ConnectionRecord, ReasonFamily, Times, UpstreamRecord};
+use crate::snapshot::{StreamFlow, StreamRoute, TlvSettings};
+use inlet::Inlet;
+use notices::Notices;
+use recovery::Recovery;
+use relay::Step;
+use scan::Held;
+
+/// Serves one client until either side ends. Counts and logs the session.
+///
+/// A route that is not for frames is an error of the caller: the client is closed.
+pub async fn serve<H: Host>(host: Rc<H>, route: Arc<StreamRoute>, accepted: Accepted) {
+    let StreamFlow::Tlv(settings) = &route.flow else { return };
+    let settings = Arc::clone(settings);
+    let mut session = Session::new(host, route, settings, accepted);
+    let reason = session.run().await;
+    Box::pin(session.finish(reason)).await;
+}
+
+/// One direction of a session.
+#[derive(Debug, Default)]
+struct Flow {
+    inlet: Inlet,
+    decoder: FrameDecoder,
+    /// Bytes in front that are decided on and go on.
+    ready: usize,
+    /// Of these, what the other side's socket has taken.
+    written: usize,
+    /// Of these, what [`Recovery`] has been told of: whole frames.
+    accounted: usize,
+    /// What the frame in front needs, as far as known.
+    need: usize,
+    /// When the frame that is incomplete began.
+    partial_since: Option<Instant>,
+    /// Since when the other side takes nothing.
+    blocked_since: Option<Instant>,
+    /// The source has ended; with the error if it broke.
+    end: Option<End>,
+    /// The rest of the large frame that is passing is thrown away.
+    discards: bool,
+    /// The sink holds bytes that need a flush.
+    unflushed: bool,
+    /// The source's end was passed on.
+    shut: bool,
+    bytes: u64,
+    frames: u64,
+}
+
+/// How a source ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Broken,
+}
+
+/// A session's whole state. Its size is the memory of an idle session: what
+/// few sessions need is boxed.
+struct Session<H: Host> {
+    host: Rc<H>,
+    route: Arc<StreamRoute>,
+    settings: Arc<TlvSettings>,
+    client: Arc<Client>,
+    listener: Arc<Listener>,
+    drain: Drain,
+    limits: StreamLimits,
+    down: Stream,
+    up: Option<Link>,
+    inward: Flow,
+    outward: Flow,
+    timer: LazyTimer,
+    started: Instant,
+    /// When the client was last heard.
+    heard: Instant,
+    /// When the task was last polled: the clock of one poll.
+    now: Instant,
+    /// When and why to end, once something has decided that it shall.
+    ending: Option<(Instant, Ending)>,
+    /// When one side ended while the other went on.
+    half_closed: Option<Instant>,
+    revision: u64,
+    /// The user of the first frame.
+    user: Option<u64>,
+    recovery: Option<Box<Recovery>>,
+    notices: Option<Box<Notices>>,
+    held: Option<Box<Held>>,
+    attempts: u32,
+    /// The first frame has come and was welcome.
+    begun: bool,
+    /// The upstream said goodbye: its close is for the client.
+    farewell: bool,
+    /// The upstream takes nothing more.
+    write_failed: bool,
+    logged: bool,
+}
+
+/// What makes a session end at its leisure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Drain,
+    Change,
+}
+
+impl<H: Host> Session<H> {
+    fn new(host: Rc<H>, route: Arc<StreamRoute>, settings: Arc<TlvSettings>, accepted: Accepted) -> Self {
+        let now = Instant::now();
+        route.metrics.opened(host.metrics());
+        let is_movable = settings.is_movable();
+        Self {
+            revision: host.revision(),
+            limits: StreamLimits::of(&accepted.listener.object),
+            down: accepted.stream,
+            up: None,
+            inward: Flow { inlet: Inlet::new(accepted.first), ..Flow::default() },
+            outward: Flow::default(),
+            timer: LazyTimer::new(),
+            started: accepted.started,
+            heard: now,
+            now,
+            ending: None,
+            half_closed: None,
+            user: None,
+            recovery: is_movable.then(Box::default),
+            notices: None,
+            held: None,
+            attempts: 0,
+            begun: false,
+            farewell: false,
+            write_failed: false,
+            logged: false,
+            client: accepted.client,
+            listener: accepted.listener,
+            drain: accepted.drain,
+            host,
+            route,
+            settings,
+        }
+    }
+
+    /// The story of a session. The rare steps are boxed, so that their size is
+    /// not every session's.
+    async fn run(&mut self) -> CloseReason {
+        if !self.settings.is_client_first()
+            && let Err(reason) = Box::pin(self.connect()).await
+        {
+            return reason;
+        }
+        loop {
+            let outcome = match std::future::poll_fn(|context| self.poll(context)).await {
+                Step::Connect => Box::pin(self.connect()).await,
+                Step::Move => Box::pin(self.move_over()).await,
+                Step::Close(reason) => Err(reason),
+            };
+            if let Err(reason) = outcome {
+                return reason;
+            }
+        }
+    }
+
+    /// Tells the client where that is due, ends both connections as the reason
+    /// asks, and writes the session's line.
+    async fn finish(&mut self, reason: CloseReason) {
+        self.log(reason);
+        if let Some(mut up) = self.up.take() {
+            // Half of a large frame went through: an orderly end would make it look whole.
+            if self.inward.decoder.is_between_frames() && !self.write_failed {
+                let _ = tokio::time::timeout(FAREWELL_TIME, up.stream.shutdown()).await;
+            } else {
+                up.stream.abort();
+            }
+        }
+        let is_cut = !self.outward.decoder.is_between_frames() || self.outward.written > 0;
+        if is_cut || matches!(reason, CloseReason::ClientReset | CloseReason::ClientStalled) {
+            // A socket that does not take the option is gone already.
+            let _ = self.down.tcp().set_zero_linger();
+            return;
+        }
+        if reason.is_told() {
+            self.notice_error(reason.number(), reason.code(), None);
+        }
+        self.inward.inlet.clear();
+        self.outward.inlet.clear();
+        let (down, notices) = (&mut self.down, &mut self.notices);
+        let farewell = async {
+            if let Some(notices) = notices {
+                down.write_all(notices.rest()).await?;
+                down.flush().await?;
+            }
+            linger(down).await
+        };
+        let _ = tokio::time::timeout(FAREWELL_TIME, farewell).await;
+    }
+
+    fn log(&mut self, reason: CloseReason) {
+        if std::mem::replace(&mut self.logged, true) {
+            return;
+        }
+        let metrics = self.host.metrics();
+        self.route.metrics.closed(metrics);
+        metrics.reason(ReasonFamily::Close, reason.code());
+        let user = self.user.map(|user| user.to_string()).unwrap_or_default();
+        let upstream = match &self.up {
+            Some(link) => {
+                UpstreamRecord { line: &link.line, node: link.address, ..UpstreamRecord::default() }
+            }
+            None => UpstreamRecord::default(),
+        };
+        let id = self.route.upstream.as_deref().map_or("", |upstream| &upstream.id);
+        self.host.log_connection(&ConnectionRecord {
+            client: &self.client,
+            listener: self.listener.id.as_str(),
+            protocol: "tlv",
+            route: &self.route.id,
+            upstream: UpstreamRecord { id, attempts: self.attempts, ..upstream },
+            bytes_in: self.inward.bytes,
+            bytes_out: self.outward.bytes,
+            frames_in: self.inward.frames,
+            frames_out: self.outward.frames,
+            user: &user,
+            times: Times {
+                total: self.started.elapsed(),
+                connect: self.up.as_ref().map(|link| link.connect_time),
+                ..Times::default()
+            },
+            reason: reason.code(),
+            verdicts: &[],
+            request_id: "",
+        });
+    }
+}
+
+impl<H: Host> Drop for Session<H> {
+    /// However a session goes, its line is written: a drain's deadline drops the future.
+    fn drop(&mut self) {
+        self.log(CloseReason::Aborted);
+    }
+}
+
+/// Ends the writing side and waits for the other's end. Closing a socket with
+/// unread bytes would reset it, and the last frame sent might never arrive.
+async fn linger(down: &mut Stream) -> std::io::Result<()> {
+    down.shutdown().await?;
+    let mut discarded = [0; 1024];
+    let mut budget = 64 * 1024_usize;
+    while budget > 0 {
+        match down.read(&mut discarded).await? {
+            0 => break,
+            count => budget = budget.saturating_sub(count),
+        }
+    }
+    Ok(())
+}
+
+/// How long the end of a session may take: last bytes out, the peer's end in.
+const FAREWELL_TIME: Duration = Duration::from_millis(800);

@@ -1,0 +1,110 @@
+//! What a session asks of the process around it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::CloseReason;
+use crate::config::objects;
+use crate::message::Client;
+use crate::net::{BufferPool, Stream};
+use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
+use crate::snapshot::StreamRoute;
+use crate::upstream::{Failure, Outcome, Target, Tried};
+
+/// The worker a session runs on. The tests put scripted nodes behind it; the
+/// real one is [`Worker`](crate::proxy::Worker).
+pub trait Host: 'static {
+    /// Buffers to be lent.
+    fn buffers(&self) -> &BufferPool;
+
+    /// The worker's shard of the series.
+    fn metrics(&self) -> &WorkerMetrics;
+
+    /// Writes a session's line.
+    fn log_connection(&self, record: &ConnectionRecord<'_>);
+
+    /// Writes a blocked frame's line.
+    fn log_blocked(&self, record: &BlockedRecord<'_>);
+
+    /// Revision of the live snapshot; asked every time a session's task runs.
+    fn revision(&self) -> u64;
+
+    /// A stream route of the live snapshot; asked when the revision has changed.
+    fn stream_route(&self, id: &str) -> Option<Arc<StreamRoute>>;
+
+    /// Connects to a node of the route's upstream, several of them one after
+    /// the other if need be, within the upstream's own limits.
+    fn dial<'a>(
+        &'a self,
+        order: DialOrder<'a>,
+    ) -> Pin<Box<dyn Future<Output = Result<Link, CloseReason>> + 'a>>;
+}
+
+/// What a connection to the upstream is wanted for.
+pub struct DialOrder<'a> {
+    /// The route; its upstream is the one to reach.
+    pub route: &'a StreamRoute,
+    /// The client, named in the PROXY header.
+    pub client: &'a Client,
+    /// The user of the client's first frame, for upstreams that hash.
+    pub user: Option<u64>,
+    /// Nodes not to try again.
+    pub tried: &'a mut Tried,
+}
+
+/// A connection to a node.
+#[derive(Debug)]
+pub struct Link {
+    /// Its bytes; a PROXY header has gone out already.
+    pub stream: Stream,
+    /// Name of the line.
+    pub line: Arc<str>,
+    /// The node's address.
+    pub address: Option<SocketAddr>,
+    /// How long connecting took.
+    pub connect_time: Duration,
+    /// The node, in use as long as this lives. None only in tests.
+    pub target: Option<Box<Target>>,
+}
+
+impl Link {
+    /// Whether its line or node is known to be down, so that bytes sent there
+    /// would be lost although the connection still stands.
+    #[inline]
+    pub(super) fn is_lost(&self) -> bool {
+        self.target.as_ref().is_some_and(|target| target.is_lost())
+    }
+
+    /// Tells the node's state that the connection broke.
+    pub(super) fn report_lost(&self) {
+        if let Some(target) = &self.target {
+            target.report(Outcome::Failed(Failure::Broken), Duration::ZERO);
+        }
+    }
+}
+
+/// Limits of the listener a session came in by.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// The longest silence of a client, unless the route says otherwise.
+    pub idle_timeout: Duration,
+    /// From the first byte of a frame to its last.
+    pub frame_timeout: Duration,
+    /// How long a side may take nothing of what waits for it.
+    pub send_timeout: Duration,
+}
+
+impl StreamLimits {
+    /// Those of a listener.
+    #[must_use]
+    pub fn of(listener: &objects::Listener) -> Self {
+        Self {
+            idle_timeout: listener.idle_timeout(),
+            frame_timeout: listener.limits.frame_timeout,
+            send_timeout: listener.limits.send_timeout,
+        }
+    }
+}
