@@ -11,9 +11,9 @@ pub mod http;
 mod journey;
 mod outgoing;
 pub mod relay;
+pub mod tlv;
 mod transfer;
 mod upgrade;
-pub mod tlv;
 mod worker;
 
 pub use worker::{NodeIdentity, Shared, SharedWorker, Worker};
