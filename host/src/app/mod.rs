@@ -1,4 +1,28 @@
 //! The program: command line, start, signals, end.
+//!
+//! Start at [`main`]; `run` is the gateway, the other commands are small.
+
 pub mod boot;
 pub mod cli;
+mod check;
+mod keygen;
+mod limits;
+mod notify;
+mod run;
 pub mod status;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What the `sluice` program does.
+#[must_use]
+pub fn main() -> ExitCode {
+    match cli::Cli::parse().command {
+        cli::Command::Run(flags) => run::run(&flags),
+        cli::Command::Check { paths } => check::run(&paths),
+        cli::Command::Status(flags) => status::run(&flags),
+        cli::Command::Keygen => keygen::run(),
+    }
+}

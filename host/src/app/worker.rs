@@ -1,0 +1,126 @@
+//! A worker thread: one runtime, one server, told what to do by the main thread.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::net::{Accepted, BufferLimits, BufferPool, Tasks, WorkerChange, tls::Certificates};
+use crate::observe::AccessLog;
+use crate::proxy::{self, Shared, Worker};
+use crate::server::{Flows, Seat, Server};
+
+/// How often idle upstream connections are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a worker is told.
+pub(super) enum Order {
+    /// A listening socket has come, changed or gone.
+    Change(WorkerChange),
+    /// Finish what is under way within this time, then end.
+    Drain(Duration),
+}
+
+/// A running worker thread.
+pub(super) struct WorkerThread {
+    orders: mpsc::Sender<Order>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl WorkerThread {
+    pub(super) fn start(
+        index: usize,
+        seat: Seat,
+        shared: Arc<Shared>,
+        log: AccessLog,
+        orders_max: usize,
+    ) -> io::Result<Self> {
+        let (orders, inbox) = mpsc::channel(orders_max);
+        let (told, ended) = oneshot::channel();
+        std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build_local(tokio::runtime::LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(serve(index, seat, shared, log, inbox)),
+                Err(error) => tracing::error!(%error, index, "a worker's runtime cannot start"),
+            }
+            let _ = told.send(());
+        })?;
+        Ok(Self { orders, ended })
+    }
+
+    /// Gives an order; a worker that has ended needs none.
+    pub(super) async fn order(&self, order: Order) {
+        let _ = self.orders.send(order).await;
+    }
+
+    /// Returns once the thread's work has ended.
+    pub(super) async fn ended(&mut self) {
+        let _ = (&mut self.ended).await;
+    }
+}
+
+/// The flows of one worker, as its server calls them.
+#[derive(Clone)]
+struct WorkerFlows(Rc<Worker>);
+
+impl Flows for WorkerFlows {
+    fn certificates(&self) -> Arc<Certificates> {
+        Arc::clone(&self.0.snapshot().certificates)
+    }
+
+    fn http1(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
+        proxy::http1::serve(Rc::clone(&self.0), accepted)
+    }
+
+    fn http2(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
+        proxy::http2::serve(Rc::clone(&self.0), accepted)
+    }
+
+    fn tlv(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
+        proxy::tlv::serve(Rc::clone(&self.0), accepted)
+    }
+
+    fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
+        proxy::tcp::serve(Rc::clone(&self.0), accepted)
+    }
+}
+
+async fn serve(
+    index: usize,
+    seat: Seat,
+    shared: Arc<Shared>,
+    log: AccessLog,
+    mut orders: mpsc::Receiver<Order>,
+) {
+    let worker = Rc::new(Worker::new(index, shared, log, BufferPool::new(BufferLimits::default()), Tasks::new()));
+    let counters = Arc::clone(&worker.shared.counters);
+    let flows = WorkerFlows(Rc::clone(&worker));
+    let server = Server::new(flows, worker.tasks.clone(), worker.buffers.clone(), counters, seat);
+    let sweeping = Rc::clone(&worker);
+    // Not one of the tracked tasks: a drain does not wait for it.
+    let sweeper = tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            sweeping.pools.sweep(Instant::now());
+        }
+    });
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Change(change) => {
+                if let Err(error) = server.apply(change) {
+                    tracing::error!(%error, index, "a worker cannot use a listening socket");
+                }
+            }
+            Order::Drain(deadline) => {
+                let drained = worker.tasks.drained(deadline).await;
+                tracing::info!(index, running = drained.running, cut = drained.ended, "worker has drained");
+                break;
+            }
+        }
+    }
+    sweeper.abort();
+}

@@ -1,0 +1,104 @@
+//! The only writer of the snapshot.
+//!
+//! [`Control`] takes batches from the source, lets the store decide what is in
+//! force, has the builder resolve what changed, and swaps the snapshot. It runs
+//! on the control thread; workers learn of a new snapshot by loading it, and by
+//! [`Changes`] where they must act at once (listeners, long sessions).
+
+mod view;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::config::source::{Batch, Source};
+use crate::config::{Key, Store};
+use crate::proxy::Shared;
+use crate::snapshot::{Builder, Built, Checker};
+
+pub use view::{Listeners, NodeView, Phase, View};
+
+/// Tells that a new snapshot is live; the value is its revision.
+pub type Changes = watch::Receiver<u64>;
+
+/// The control loop's state.
+pub struct Control {
+    source: Source,
+    store: Store,
+    builder: Builder,
+    shared: Arc<Shared>,
+    view: Arc<NodeView>,
+    changed: watch::Sender<u64>,
+    problems: Vec<String>,
+}
+
+impl Control {
+    /// A control loop that has not read anything yet. Subscribers of `changed`
+    /// are told of every snapshot.
+    #[must_use]
+    pub fn new(
+        source: Source,
+        builder: Builder,
+        shared: Arc<Shared>,
+        view: Arc<NodeView>,
+        changed: watch::Sender<u64>,
+        checker: Checker,
+    ) -> Self {
+        let store = Store::new(Box::new(move |object, problems| checker.check(object, problems)));
+        Self { source, store, builder, shared, view, changed, problems: Vec::new() }
+    }
+
+    /// Applies batches until the source ends; `on_built` is told of each, on
+    /// this thread, after the swap. Cancel-safe between batches.
+    pub async fn run(mut self, mut on_built: impl FnMut(&Built)) {
+        while let Some(batch) = self.source.next().await {
+            let built = self.apply(batch);
+            on_built(&built);
+        }
+    }
+
+    fn apply(&mut self, batch: Batch) -> Built {
+        let started = Instant::now();
+        let problems: Vec<String> = batch.problems.iter().map(ToString::to_string).collect();
+        for problem in problems.iter().filter(|problem| !self.problems.contains(problem)) {
+            tracing::warn!(%problem, "the store has something that is no object");
+        }
+        self.problems = problems;
+        let now = SystemTime::now();
+        let known: HashMap<Key, SystemTime> =
+            self.store.quarantined().map(|(key, quarantine, _)| (key.clone(), quarantine.since)).collect();
+        let changes = self.store.apply(batch.changes, now);
+        for (key, quarantine, live) in self.store.quarantined() {
+            if known.get(key) == Some(&quarantine.since) {
+                continue;
+            }
+            for problem in &quarantine.problems {
+                tracing::warn!(
+                    object = %format_args!("{}/{}", key.0, key.1),
+                    origin = %quarantine.origin,
+                    last_good = live.is_some(),
+                    %problem,
+                    "object is quarantined"
+                );
+            }
+        }
+        let built = self.builder.apply(&self.store, &changes);
+        for (key, warning) in &built.warnings {
+            tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), "{warning}");
+        }
+        let revision = built.snapshot.revision;
+        self.shared.snapshot.store(Arc::clone(&built.snapshot));
+        self.view.publish(View::of(&self.store, &self.builder, &self.problems, revision, now));
+        self.changed.send_replace(revision);
+        tracing::info!(
+            revision,
+            changes = changes.len(),
+            quarantined = self.store.quarantined().count() + self.builder.failed().len(),
+            micros = started.elapsed().as_micros() as u64,
+            "configuration applied"
+        );
+        built
+    }
+}

@@ -1,0 +1,172 @@
+//! What the control thread shows of itself to status and metrics.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+
+use crate::admin::{
+    ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, NodeInfo, ProcessStatus, Quarantined, Readiness,
+    Since, Status, UpstreamStatus,
+};
+use crate::config::{KINDS, Key, Origin, Quarantine, Store};
+use crate::net::CloseReason;
+use crate::proxy::Shared;
+use crate::snapshot::Builder;
+use crate::upstream::Upstream;
+
+/// Where the process stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// No snapshot yet, or listeners not open yet.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Ending.
+    Draining,
+}
+
+/// The configuration as it was applied last.
+#[derive(Debug, Clone, Default)]
+pub struct View {
+    revision: u64,
+    applied: Option<SystemTime>,
+    objects: BTreeMap<String, usize>,
+    quarantined: Vec<Held>,
+    upstreams: Vec<Arc<Upstream>>,
+}
+
+/// Something that is not live as it is written.
+#[derive(Debug, Clone)]
+enum Held {
+    /// An object, why, and whether an earlier version of it is live.
+    Object(Key, Quarantine, bool),
+    /// A fault of the store that is of no object.
+    Store(String),
+}
+
+impl Held {
+    fn shown(&self) -> Quarantined {
+        match self {
+            Self::Object(key, quarantine, last_good) => Quarantined::of(key, quarantine, *last_good),
+            Self::Store(reason) => Quarantined { reason: reason.clone(), ..Quarantined::default() },
+        }
+    }
+}
+
+impl View {
+    /// What store and builder hold at `revision`; `problems` are of no object.
+    #[must_use]
+    pub fn of(store: &Store, builder: &Builder, problems: &[String], revision: u64, now: SystemTime) -> Self {
+        let objects = KINDS.into_iter().map(|kind| (kind.to_string(), store.count(kind))).collect();
+        let mut quarantined: Vec<Held> = store
+            .quarantined()
+            .map(|(key, quarantine, live)| Held::Object(key.clone(), quarantine.clone(), live.is_some()))
+            .collect();
+        quarantined.extend(builder.failed().iter().map(|(key, failure)| {
+            let document = store.document(key.0, &key.1);
+            let origin = document.map_or_else(|| Origin::file(Path::new("")), |document| document.origin.clone());
+            let quarantine = Quarantine { problems: failure.problems.clone(), origin, since: failure.since };
+            Held::Object(key.clone(), quarantine, failure.last_good)
+        }));
+        quarantined.extend(problems.iter().cloned().map(Held::Store));
+        Self { revision, applied: Some(now), objects, quarantined, upstreams: builder.upstreams().cloned().collect() }
+    }
+}
+
+/// Tells how the listeners are.
+pub type Listeners = Box<dyn Fn() -> Vec<ListenerStatus> + Send + Sync>;
+
+/// The node as status and metrics show it.
+pub struct NodeView {
+    info: NodeInfo,
+    source: String,
+    shared: Arc<Shared>,
+    listeners: Listeners,
+    view: ArcSwap<View>,
+    phase: ArcSwap<Phase>,
+}
+
+impl NodeView {
+    /// A view of a node that has read nothing yet.
+    #[must_use]
+    pub fn new(info: NodeInfo, source: String, shared: Arc<Shared>, listeners: Listeners) -> Self {
+        Self {
+            info,
+            source,
+            shared,
+            listeners,
+            view: ArcSwap::default(),
+            phase: ArcSwap::from_pointee(Phase::Starting),
+        }
+    }
+
+    /// Shows a configuration from now on.
+    pub fn publish(&self, view: View) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// Shows where the process stands from now on.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(Arc::new(phase));
+    }
+
+    fn config(&self, view: &View) -> ConfigStatus {
+        ConfigStatus {
+            revision: view.revision,
+            source: self.source.clone(),
+            applied: view.applied.map(since).unwrap_or_default(),
+            objects: view.objects.clone(),
+            quarantined: view.quarantined.iter().map(Held::shown).collect(),
+            stale: None,
+        }
+    }
+
+    fn connections(&self) -> ConnectionStatus {
+        let counters = &self.shared.counters;
+        let accepted = counters.accepted();
+        let closed: u64 = CloseReason::ALL.iter().map(|reason| counters.closed(*reason)).sum();
+        let active = accepted.saturating_sub(closed);
+        let (requests, requests_active) = self.shared.metrics.requests();
+        ConnectionStatus { active, accepted, requests_active, requests }
+    }
+}
+
+impl Gateway for NodeView {
+    fn readiness(&self) -> Readiness {
+        match **self.phase.load() {
+            Phase::Ready => Readiness::Ready,
+            Phase::Draining => Readiness::Draining,
+            Phase::Starting if self.view.load().revision == 0 => Readiness::Starting("no snapshot yet".to_owned()),
+            Phase::Starting => Readiness::Starting("listeners are not open yet".to_owned()),
+        }
+    }
+
+    fn status(&self) -> Status {
+        let readiness = self.readiness();
+        let view = self.view.load();
+        Status {
+            node: self.info.clone(),
+            state: readiness.as_str().to_owned(),
+            reason: readiness.reason(),
+            config: self.config(&view),
+            listeners: (self.listeners)(),
+            upstreams: view.upstreams.iter().map(|upstream| of_upstream(upstream)).collect(),
+            modules: Vec::new(),
+            connections: self.connections(),
+            process: ProcessStatus::now(self.shared.metrics.uptime()),
+        }
+    }
+}
+
+fn since(time: SystemTime) -> Since {
+    Since::instant(std::time::Instant::now() - time.elapsed().unwrap_or(Duration::ZERO))
+}
+
+/// An upstream written inside another object goes under that one's kind and id.
+fn of_upstream(upstream: &Upstream) -> UpstreamStatus {
+    let (kind, id) = upstream.id.split_once('/').unwrap_or(("upstreams", &upstream.id));
+    UpstreamStatus::of(kind, id, upstream.check_name(), upstream)
+}

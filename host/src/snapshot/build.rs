@@ -1,0 +1,553 @@
+//! From objects in force to the next snapshot.
+//!
+//! The store says which objects changed; this builds them, and what names
+//! them, into live state. Whatever did not change is taken over as it is, so
+//! the cost is that of the change. What cannot be built stays as it was and is
+//! told with its reason. Only `control` (and `sluice check`) call this.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::objects::{self, Plugins};
+use crate::config::{Change, Id, Key, Kind, Object, Problem, Store};
+use crate::filter::{BuildContext, Chain, ChainKind, Groups, UpstreamSource, merge};
+use crate::frame::FrameFormat;
+use crate::message::RouteLabels;
+use crate::net::tls::{Entry, Sessions};
+use crate::observe::{self, Metrics};
+use crate::route::RouteMatch;
+use crate::upstream::{Environment, Timeouts, Upstream};
+
+use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
+use super::upstreams::{Around, Upstreams};
+use super::check::{build_format, route_match};
+use super::{Route, Snapshot, shown};
+
+/// Builds snapshots, one from the other.
+pub struct Builder {
+    metrics: Arc<Metrics>,
+    sessions: Sessions,
+    groups: Groups,
+    current: Snapshot,
+    upstreams: Upstreams,
+    /// Objects whose plugins name an upstream.
+    named_by_plugins: HashMap<Id, BTreeSet<Key>>,
+    formats: HashMap<Id, Arc<FrameFormat>>,
+    failed: BTreeMap<Key, Failure>,
+}
+
+/// Why an object could not be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Failure {
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+    /// Since when.
+    pub since: SystemTime,
+    /// Whether an earlier version of it is live.
+    pub last_good: bool,
+}
+
+/// What a round of building brought.
+#[derive(Debug)]
+pub struct Built {
+    /// The next snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// All upstreams, when any is new, other or gone: their checks are to follow.
+    pub upstreams: Option<Vec<Arc<Upstream>>>,
+    /// Things worth a warning, with the object they are about.
+    pub warnings: Vec<(Key, String)>,
+}
+
+impl Builder {
+    /// A builder that starts from nothing.
+    #[must_use]
+    pub fn new(environment: Arc<Environment>, metrics: Arc<Metrics>, sessions: Sessions) -> Self {
+        Self {
+            metrics,
+            sessions,
+            groups: Groups::default(),
+            current: Snapshot::default(),
+            upstreams: Upstreams::new(environment),
+            named_by_plugins: HashMap::new(),
+            formats: HashMap::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// Objects that are sound by themselves and could not be built, with why.
+    /// Their last good version, if there was one, is live.
+    #[must_use]
+    pub fn failed(&self) -> &BTreeMap<Key, Failure> {
+        &self.failed
+    }
+
+    /// Upstreams that are objects of their own or written inside others.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
+        self.upstreams.all()
+    }
+
+    /// Builds what `changes` touch. They come from the same batch of `store`.
+    pub fn apply(&mut self, store: &Store, changes: &[Change]) -> Built {
+        let mut warnings = Vec::new();
+        let mut dirty: BTreeSet<Key> = BTreeSet::new();
+        for change in changes {
+            let key = (change.kind, change.id.clone());
+            if change.new.is_none() {
+                self.failed.remove(&key);
+            }
+            match change.kind {
+                Kind::Routes | Kind::StreamRoutes | Kind::GlobalRules => {
+                    dirty.insert(key);
+                }
+                Kind::Upstreams => dirty.extend(self.upstream(store, &change.id)),
+                Kind::FrameFormats => {
+                    self.frame_format(change);
+                    dirty.extend(self.touch_referrers(store, &key));
+                }
+                Kind::Ssls => {
+                    self.certificate(change, &mut warnings);
+                    dirty.extend(self.touch_referrers(store, &key));
+                }
+                Kind::Services => {
+                    if change.new.is_none() {
+                        self.upstreams.forget(&key);
+                    }
+                    dirty.extend(users(store, &key));
+                }
+                Kind::PluginConfigs => dirty.extend(users(store, &key)),
+                Kind::Listeners => {
+                    self.listener(change);
+                    dirty.extend(users(store, &key));
+                }
+                _ => {}
+            }
+        }
+        if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
+            self.global_rules(store);
+        }
+        for key in dirty {
+            match key.0 {
+                Kind::Routes => self.route(store, key),
+                Kind::StreamRoutes => self.stream_route(store, key),
+                _ => {}
+            }
+        }
+        self.current.revision += 1;
+        let upstreams = self.upstreams.take_changed().then(|| self.upstreams.all().cloned().collect());
+        Built { snapshot: Arc::new(self.current.clone()), upstreams, warnings }
+    }
+
+    /// Has everything that refers to `key`, a certificate or frame format, built
+    /// anew; returns the routes among it.
+    fn touch_referrers(&mut self, store: &Store, key: &Key) -> BTreeSet<Key> {
+        let mut dirty = BTreeSet::new();
+        for referrer in store.referrers(key.0, &key.1) {
+            match referrer.0 {
+                Kind::Upstreams => dirty.extend(self.upstream(store, &referrer.1)),
+                Kind::Services => {
+                    self.upstreams.touch(&referrer);
+                    dirty.extend(users(store, &referrer));
+                }
+                _ => {
+                    self.upstreams.touch(&referrer);
+                    dirty.insert(referrer);
+                }
+            }
+        }
+        dirty
+    }
+
+    /// Notes how building an object went.
+    fn note<T>(&mut self, key: &Key, result: Result<T, Vec<Problem>>) -> Option<T> {
+        match result {
+            Ok(value) => {
+                self.failed.remove(key);
+                Some(value)
+            }
+            Err(problems) => {
+                for problem in &problems {
+                    tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), %problem, "object cannot be built; the last good version stays");
+                }
+                let known = self.failed.get(key).filter(|known| known.problems == problems);
+                let since = known.map_or_else(SystemTime::now, |known| known.since);
+                let last_good = self.is_live(key);
+                self.failed.insert(key.clone(), Failure { problems, since, last_good });
+                None
+            }
+        }
+    }
+
+    fn is_live(&self, key: &Key) -> bool {
+        let (kind, id) = key;
+        match kind {
+            Kind::Routes => self.current.router.get(id.as_str()).is_some(),
+            Kind::StreamRoutes => self.current.stream_routes.get(id.as_str()).is_some(),
+            Kind::Upstreams => self.upstreams.get(id).is_some(),
+            Kind::Ssls => self.current.certificates.entry(id).is_some(),
+            Kind::FrameFormats => self.formats.contains_key(id),
+            _ => false,
+        }
+    }
+
+    /// Builds an upstream; returns the routes that use it.
+    fn upstream(&mut self, store: &Store, id: &Id) -> BTreeSet<Key> {
+        let key = (Kind::Upstreams, id.clone());
+        match store.upstream(id) {
+            None => self.upstreams.remove(id),
+            Some(object) => {
+                let built = self.upstreams.put(object, Around { store, formats: &self.formats });
+                self.note(&key, built);
+            }
+        }
+        let mut users = users(store, &key);
+        users.extend(self.named_by_plugins.get(id).into_iter().flatten().cloned());
+        users
+    }
+
+    fn frame_format(&mut self, change: &Change) {
+        let Some(Object::FrameFormat(object)) = &change.new else {
+            self.formats.remove(&change.id);
+            return;
+        };
+        let built = build_format(object);
+        if let Some(format) = self.note(&(Kind::FrameFormats, change.id.clone()), built) {
+            self.formats.insert(change.id.clone(), format);
+        }
+    }
+
+    fn certificate(&mut self, change: &Change, told: &mut Vec<(Key, String)>) {
+        let key = (Kind::Ssls, change.id.clone());
+        let Some(Object::Ssl(object)) = &change.new else {
+            Arc::make_mut(&mut self.current.certificates).remove(&change.id);
+            return;
+        };
+        let built = Entry::build(object, &self.sessions).map_err(|error| error.problems);
+        match self.note(&key, built) {
+            Some(Some(entry)) => {
+                let mut warnings = entry.warnings().to_vec();
+                warnings.extend(Arc::make_mut(&mut self.current.certificates).insert(Arc::new(entry)));
+                told.extend(warnings.into_iter().map(|warning| (key.clone(), warning)));
+            }
+            Some(None) => Arc::make_mut(&mut self.current.certificates).remove(&change.id),
+            None => {}
+        }
+    }
+
+    fn listener(&mut self, change: &Change) {
+        let listeners = Arc::make_mut(&mut self.current.listeners);
+        match &change.new {
+            Some(Object::Listener(object)) if object.status.is_enabled() => {
+                listeners.insert(change.id.clone(), Arc::clone(object));
+            }
+            _ => {
+                listeners.remove(&change.id);
+            }
+        }
+    }
+
+    fn global_rules(&mut self, store: &Store) {
+        let mut rules: Vec<_> = store
+            .live_of(Kind::GlobalRules)
+            .filter_map(|object| match object {
+                Object::GlobalRule(rule) => Some(Arc::clone(rule)),
+                _ => None,
+            })
+            .collect();
+        rules.sort_by(|a, b| a.id.cmp(&b.id));
+        let mut merged = Plugins::new();
+        let mut from: BTreeMap<String, Id> = BTreeMap::new();
+        for rule in &rules {
+            let key = (Kind::GlobalRules, rule.id.clone());
+            let taken: Vec<Problem> = rule
+                .plugins
+                .keys()
+                .filter_map(|name| {
+                    let other = from.get(name)?;
+                    let message = format!("is set by global_rules/{other} already, which wins");
+                    Some(Problem { field: format!("plugins.{name}"), message, value: None })
+                })
+                .collect();
+            self.note(&key, if taken.is_empty() { Ok(()) } else { Err(taken) });
+            for (name, plugin) in &rule.plugins {
+                if !from.contains_key(name) {
+                    from.insert(name.clone(), rule.id.clone());
+                    merged.insert(name.clone(), plugin.clone());
+                }
+            }
+        }
+        // All rules are one chain; it is known to dependency tracking by one key.
+        let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
+        let previous = Arc::clone(&self.current.global);
+        match self.chain(store, &owner, ChainKind::Global, &merged, &[], Some(&previous)) {
+            Ok(chain) => self.current.global = Arc::new(chain),
+            Err(problems) => {
+                self.note::<()>(&owner, Err(problems));
+            }
+        }
+    }
+
+    /// Builds a chain and notes which upstreams its plugins name.
+    fn chain(
+        &mut self,
+        store: &Store,
+        owner: &Key,
+        kind: ChainKind,
+        plugins: &Plugins,
+        frame_fields: &[&str],
+        previous: Option<&Chain>,
+    ) -> Result<Chain, Vec<Problem>> {
+        self.named_by_plugins.retain(|_, users| {
+            users.remove(owner);
+            !users.is_empty()
+        });
+        let https_port = self.https_port();
+        let around = Around { store, formats: &self.formats };
+        let found = RefCell::new((&mut self.upstreams, &mut self.named_by_plugins));
+        let upstream = |source: UpstreamSource<'_>| {
+            let (upstreams, named) = &mut *found.borrow_mut();
+            match source {
+                UpstreamSource::Id(text) => {
+                    let id = Id::new(text).map_err(|error| error.to_string())?;
+                    named.entry(id.clone()).or_default().insert(owner.clone());
+                    upstreams.get(&id).cloned().ok_or_else(|| "does not exist".to_owned())
+                }
+                UpstreamSource::Inline { place, object } => {
+                    let object: objects::Upstream =
+                        objects::parse(&owner.1, object).map_err(|error| shown(&error.problems))?;
+                    let name = format!("{}/{}#{place}", owner.0, owner.1);
+                    upstreams.inline(owner, &name, &object, around).map_err(|problems| shown(&problems))
+                }
+            }
+        };
+        let groups = &self.groups;
+        let context = BuildContext { kind, upstream: &upstream, groups, https_port, frame_fields };
+        Chain::build(plugins, &context, previous)
+    }
+
+    /// The port clients reach HTTPS at: that of the first TLS listener for HTTP.
+    fn https_port(&self) -> u16 {
+        self.current
+            .listeners
+            .values()
+            .filter(|listener| matches!(listener.tls, objects::ListenerTls::Terminate(_)) && listener.protocol == objects::Protocol::Http)
+            .find_map(|listener| listener.bind.first())
+            .map_or(443, std::net::SocketAddr::port)
+    }
+
+    fn route(&mut self, store: &Store, key: Key) {
+        let Some(object) = store.route(&key.1).filter(|object| object.status.is_enabled()) else {
+            self.current.router.remove(key.1.as_str());
+            self.upstreams.forget(&key);
+            self.failed.remove(&key);
+            return;
+        };
+        let before = self.upstreams.begin(&key);
+        let built = self.build_route(store, &key, object);
+        self.upstreams.finish(&key, before, built.is_ok());
+        if let Some((rule, route)) = self.note(&key, built) {
+            self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
+        }
+    }
+
+    fn build_route(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        object: &objects::Route,
+    ) -> Result<(RouteMatch, Route), Vec<Problem>> {
+        let previous = self.current.router.get(key.1.as_str()).cloned();
+        let service = object.service_id.as_ref().and_then(|id| store.service(id)).cloned();
+        let plugin_config = object.plugin_config_id.as_ref().and_then(|id| store.plugin_config(id)).cloned();
+        let (rule, patterns) = route_match(object, service.as_deref())?;
+        let plugins = merge(
+            service.as_ref().map(|service| &service.plugins),
+            plugin_config.as_ref().map(|config| &config.plugins),
+            Some(&object.plugins),
+        );
+        let upstream = self.resolve_upstream(
+            store,
+            key,
+            object.upstream_id.as_ref(),
+            object.upstream.as_deref(),
+            service.as_deref(),
+        )?;
+        let chain = previous.as_ref().map(|route| &*route.chain);
+        let chain = self.chain(store, key, ChainKind::Http, &plugins, &[], chain)?;
+        let timeouts = timeouts(object.timeout.as_ref(), upstream.as_deref());
+        let service_id = object.service_id.as_ref().map(|id| id.as_str().into());
+        let metrics = self.metrics.route(observe::RouteLabels {
+            route: key.1.as_str().into(),
+            matched_uri: patterns.uris.join(",").into(),
+            matched_host: patterns.hosts.join(",").into(),
+            service: service_id.clone().unwrap_or_default(),
+        });
+        let labels = RouteLabels {
+            route_id: key.1.as_str().into(),
+            route_name: object.name.as_deref().unwrap_or_default().into(),
+            service_id: service_id.unwrap_or_default(),
+            service_name: service.as_ref().and_then(|service| service.name.as_deref()).unwrap_or_default().into(),
+        };
+        let enable_websocket = object
+            .enable_websocket
+            .or_else(|| service.as_ref().and_then(|service| service.enable_websocket))
+            .unwrap_or(false);
+        let route = Route {
+            id: key.1.as_str().into(),
+            labels: Arc::new(labels),
+            chain: Arc::new(chain),
+            upstream,
+            timeouts,
+            enable_websocket,
+            on_change: object.on_change,
+            metrics,
+        };
+        Ok((rule, route))
+    }
+
+    /// The upstream of a route: its own by id, its own written inside, then the
+    /// service's in the same order.
+    fn resolve_upstream(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        id: Option<&Id>,
+        inline: Option<&objects::Upstream>,
+        service: Option<&objects::Service>,
+    ) -> Result<Option<Arc<Upstream>>, Vec<Problem>> {
+        let around = Around { store, formats: &self.formats };
+        let by_id = |upstreams: &Upstreams, field: &str, id: &Id| {
+            upstreams.get(id).cloned().map(Some).ok_or_else(|| {
+                let message = format!("upstreams/{id} could not be built");
+                vec![Problem { field: field.to_owned(), message, value: Some(format!("{:?}", id.as_str())) }]
+            })
+        };
+        match (id, inline, service) {
+            (Some(id), _, _) => by_id(&self.upstreams, "upstream_id", id),
+            (None, Some(object), _) => {
+                let name = format!("{}/{}", key.0, key.1);
+                self.upstreams.inline(key, &name, object, around).map(Some)
+            }
+            (None, None, Some(service)) => match (&service.upstream_id, service.upstream.as_deref()) {
+                (Some(id), _) => by_id(&self.upstreams, "service_id", id),
+                (None, Some(object)) => {
+                    // One for all routes of the service: they share its health and pools.
+                    let owner = (Kind::Services, service.id.clone());
+                    let name = format!("{}/{}", owner.0, owner.1);
+                    self.upstreams.inline(&owner, &name, object, around).map(Some)
+                }
+                (None, None) => Ok(None),
+            },
+            (None, None, None) => Ok(None),
+        }
+    }
+
+    fn stream_route(&mut self, store: &Store, key: Key) {
+        let Some(object) = store.stream_route(&key.1).filter(|object| object.status.is_enabled()) else {
+            self.current.stream_routes.remove(key.1.as_str());
+            self.upstreams.forget(&key);
+            self.failed.remove(&key);
+            return;
+        };
+        let before = self.upstreams.begin(&key);
+        let built = self.build_stream_route(store, &key, object);
+        self.upstreams.finish(&key, before, built.is_ok());
+        if let Some(route) = self.note(&key, built) {
+            self.current.stream_routes.insert(object, Arc::new(route));
+        }
+    }
+
+    fn build_stream_route(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        object: &objects::StreamRoute,
+    ) -> Result<StreamRoute, Vec<Problem>> {
+        let previous = self.current.stream_routes.get(key.1.as_str()).cloned();
+        let service = object.service_id.as_ref().and_then(|id| store.service(id)).cloned();
+        let upstream = self.resolve_upstream(
+            store,
+            key,
+            object.upstream_id.as_ref(),
+            object.upstream.as_deref(),
+            service.as_deref(),
+        )?;
+        let listener = object.listener.as_ref().and_then(|id| store.listener(id)).cloned();
+        let flow = self.stream_flow(object, listener.as_deref(), upstream.as_deref())?;
+        let plugins = merge(service.as_ref().map(|service| &service.plugins), None, Some(&object.plugins));
+        let (kind, fields) = match &flow {
+            StreamFlow::Tcp => (ChainKind::Stream, Vec::new()),
+            StreamFlow::Tlv(settings) => (ChainKind::Frames, settings.format.field_names().collect()),
+        };
+        let chain = previous.as_ref().map(|route| &*route.chain);
+        let chain = self.chain(store, key, kind, &plugins, &fields, chain)?;
+        Ok(StreamRoute {
+            id: key.1.as_str().into(),
+            chain: Arc::new(chain),
+            flow,
+            upstream,
+            on_change: object.on_change,
+            identity: stream_identity(object),
+            metrics: self.metrics.stream_route(key.1.as_str()),
+        })
+    }
+
+    /// What a stream route speaks: as it says, else as its listener does, else
+    /// as its upstream does.
+    fn stream_flow(
+        &self,
+        object: &objects::StreamRoute,
+        listener: Option<&objects::Listener>,
+        upstream: Option<&Upstream>,
+    ) -> Result<StreamFlow, Vec<Problem>> {
+        let said = object.protocol.as_ref().map(|protocol| protocol.name);
+        let is_tlv = match (said, listener.map(|listener| listener.protocol)) {
+            (Some(name), _) => name == objects::StreamProtocolName::Tlv,
+            (None, Some(protocol)) => protocol == objects::Protocol::Tlv,
+            (None, None) => upstream.is_some_and(|upstream| upstream.scheme.is_tlv()),
+        };
+        if !is_tlv {
+            return Ok(StreamFlow::Tcp);
+        }
+        let conf = object.protocol.as_ref().map(|protocol| protocol.conf.clone()).unwrap_or_default();
+        let id = conf
+            .frame_format
+            .clone()
+            .or_else(|| listener.and_then(|listener| listener.frame_format.clone()))
+            .unwrap_or_else(|| objects::FrameFormat::built_in().id);
+        let format = match self.formats.get(&id) {
+            Some(format) => Arc::clone(format),
+            None if id == objects::FrameFormat::built_in().id => Arc::new(FrameFormat::im20()),
+            None => {
+                let message = format!("frame_formats/{id} could not be built");
+                return Err(vec![Problem { field: "protocol.conf.frame_format".to_owned(), message, value: None }]);
+            }
+        };
+        TlvSettings::new(&conf, format)
+            .map(|settings| StreamFlow::Tlv(Arc::new(settings)))
+            .map_err(|message| vec![Problem { field: "protocol.conf".to_owned(), message, value: None }])
+    }
+}
+
+/// The route's own times where it has them, else the upstream's.
+fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Timeouts {
+    match (own, upstream) {
+        (Some(own), _) => Timeouts::of(own),
+        (None, Some(upstream)) => upstream.timeouts,
+        (None, None) => Timeouts::of(&objects::Timeout::default()),
+    }
+}
+
+/// Routes and stream routes that name an object, directly or by a service.
+fn users(store: &Store, key: &Key) -> BTreeSet<Key> {
+    let mut users = BTreeSet::new();
+    for referrer in store.referrers(key.0, &key.1) {
+        if referrer.0 == Kind::Services {
+            users.extend(store.referrers(Kind::Services, &referrer.1));
+        } else {
+            users.insert(referrer);
+        }
+    }
+    users
+}

@@ -1,0 +1,175 @@
+//! Whether an object can be built, by itself.
+//!
+//! The store asks before it puts an object in force, and `sluice check` asks
+//! without a gateway; so what only building tells (key material, expressions,
+//! plugins) is refused where it is written.
+
+use std::sync::Arc;
+
+use crate::config::objects::{self, Plugins};
+use crate::config::{Id, Object, Problem, Problems};
+use crate::filter::{BuildContext, Chain, ChainKind, Groups, UpstreamSource};
+use crate::frame::{FormatSpec, FrameFormat};
+use crate::net::tls::{Entry, Sessions};
+use crate::route::{RouteFields, RouteMatch};
+use crate::upstream::{Environment, References, Upstream};
+
+use super::stream::TlvSettings;
+
+/// Builds objects to see whether they can be, and throws away what it built.
+pub struct Checker {
+    environment: Arc<Environment>,
+    sessions: Sessions,
+    /// Stands for upstreams that plugins name and that are looked up later.
+    any_upstream: Option<Arc<Upstream>>,
+}
+
+impl Checker {
+    /// A checker that builds in `environment`.
+    #[must_use]
+    pub fn new(environment: Arc<Environment>) -> Self {
+        let any = serde_json::json!({"nodes": {"127.0.0.1:1": 1}});
+        let any_upstream = Id::new("any")
+            .ok()
+            .and_then(|id| objects::parse::<objects::Upstream>(&id, &any).ok())
+            .and_then(|object| Upstream::build(&object, "any", None, &References::NONE, &environment).ok())
+            .map(Arc::new);
+        Self { environment, sessions: Sessions::new(), any_upstream }
+    }
+
+    /// Notes what keeps `object` from being built.
+    pub fn check(&self, object: &Object, problems: &mut Problems) {
+        let found = match object {
+            Object::Ssl(ssl) => {
+                Entry::build(ssl, &self.sessions).map(|_| ()).map_err(|error| error.problems)
+            }
+            Object::Upstream(upstream) => self.upstream("", upstream),
+            Object::FrameFormat(format) => frame_format(format),
+            Object::Service(service) => both(
+                self.inline("upstream", service.upstream.as_deref()),
+                self.chain(ChainKind::Http, &service.plugins, &[]),
+            ),
+            Object::PluginConfig(config) => self.chain(ChainKind::Http, &config.plugins, &[]),
+            Object::GlobalRule(rule) => self.chain(ChainKind::Global, &rule.plugins, &[]),
+            Object::Route(route) => both(
+                both(route_match(route, None).map(|_| ()), self.inline("upstream", route.upstream.as_deref())),
+                self.chain(ChainKind::Http, &route.plugins, &[]),
+            ),
+            Object::StreamRoute(route) => {
+                both(self.inline("upstream", route.upstream.as_deref()), self.stream(route))
+            }
+            Object::Listener(_) => Ok(()),
+        };
+        for problem in found.err().into_iter().flatten() {
+            problems.add_problem(problem);
+        }
+    }
+
+    fn upstream(&self, field: &str, object: &objects::Upstream) -> Result<(), Vec<Problem>> {
+        // Certificates and formats it names are looked up when it is built for
+        // good; their absence is a dangling reference, which the store tells.
+        let certificate = |_: &Id| None;
+        let frame_format = |_: &str| Some(Arc::new(FrameFormat::im20()));
+        let references = References { certificate: &certificate, frame_format: &frame_format };
+        let mut object = object.clone();
+        object.tls.client_cert_id = None;
+        Upstream::build(&object, "check", None, &references, &self.environment).map(|_| ()).map_err(|problem| {
+            let dot = if field.is_empty() { "" } else { "." };
+            vec![Problem { field: format!("{field}{dot}{}", problem.field), ..problem }]
+        })
+    }
+
+    fn inline(&self, field: &str, object: Option<&objects::Upstream>) -> Result<(), Vec<Problem>> {
+        object.map_or(Ok(()), |object| self.upstream(field, object))
+    }
+
+    fn stream(&self, route: &objects::StreamRoute) -> Result<(), Vec<Problem>> {
+        let conf = route.protocol.as_ref().map(|protocol| &protocol.conf);
+        let is_built_in = conf
+            .and_then(|conf| conf.frame_format.as_ref())
+            .is_none_or(|id| id.as_str() == objects::FRAME_FORMAT_BUILT_IN);
+        // What depends on a format of the operator's, or on the listener, shows
+        // when the route is built for good.
+        if let (Some(conf), true) = (conf, is_built_in)
+            && let Err(message) = TlvSettings::new(conf, Arc::new(FrameFormat::im20()))
+        {
+            return Err(vec![Problem { field: "protocol.conf".to_owned(), message, value: None }]);
+        }
+        let said = route.protocol.as_ref().map(|protocol| protocol.name);
+        match said {
+            Some(objects::StreamProtocolName::Tlv) if is_built_in => {
+                let format = FrameFormat::im20();
+                let fields: Vec<&str> = format.field_names().collect();
+                self.chain(ChainKind::Frames, &route.plugins, &fields)
+            }
+            Some(objects::StreamProtocolName::Tcp) => self.chain(ChainKind::Stream, &route.plugins, &[]),
+            _ => Ok(()),
+        }
+    }
+
+    fn chain(&self, kind: ChainKind, plugins: &Plugins, frame_fields: &[&str]) -> Result<(), Vec<Problem>> {
+        let upstream = |source: UpstreamSource<'_>| {
+            if let UpstreamSource::Inline { object, .. } = source {
+                let id = Id::new("check").map_err(|error| error.to_string())?;
+                let object: objects::Upstream =
+                    objects::parse(&id, object).map_err(|error| super::shown(&error.problems))?;
+                self.upstream("", &object).map_err(|problems| super::shown(&problems))?;
+            }
+            self.any_upstream.clone().ok_or_else(|| "cannot be checked".to_owned())
+        };
+        let groups = Groups::default();
+        let context = BuildContext { kind, upstream: &upstream, groups: &groups, https_port: 443, frame_fields };
+        Chain::build(plugins, &context, None).map(|_| ())
+    }
+}
+
+/// The matching part of a route; its service may give it hosts.
+pub(super) fn route_match(
+    object: &objects::Route,
+    service: Option<&objects::Service>,
+) -> Result<(RouteMatch, Patterns), Vec<Problem>> {
+    let own: Vec<String> = object.all_hosts().map(str::to_owned).collect();
+    let hosts = match service.and_then(|service| service.hosts.as_ref()) {
+        Some(hosts) if own.is_empty() => hosts.clone(),
+        _ => own,
+    };
+    let uris: Vec<String> = object.all_uris().map(str::to_owned).collect();
+    let remote_addrs: Vec<String> = object.all_remote_addrs().map(|net| net.to_string()).collect();
+    let rule = RouteMatch::parse(&RouteFields {
+        hosts: &hosts,
+        uris: &uris,
+        methods: object.methods.as_deref().unwrap_or_default(),
+        remote_addrs: &remote_addrs,
+        vars: object.vars.as_ref(),
+        priority: i64::from(object.priority),
+    })
+    .map_err(|error| vec![Problem { field: error.field, message: error.message, value: None }])?;
+    Ok((rule, Patterns { hosts, uris }))
+}
+
+/// What a route's series are labelled with.
+pub(super) struct Patterns {
+    pub(super) hosts: Vec<String>,
+    pub(super) uris: Vec<String>,
+}
+
+pub(super) fn frame_format(object: &objects::FrameFormat) -> Result<(), Vec<Problem>> {
+    build_format(object).map(|_| ())
+}
+
+/// Compiles a frame format.
+pub(super) fn build_format(object: &objects::FrameFormat) -> Result<Arc<FrameFormat>, Vec<Problem>> {
+    FrameFormat::new(&FormatSpec::from(object))
+        .map(Arc::new)
+        .map_err(|error| vec![Problem { field: String::new(), message: error.to_string(), value: None }])
+}
+
+fn both(one: Result<(), Vec<Problem>>, other: Result<(), Vec<Problem>>) -> Result<(), Vec<Problem>> {
+    match (one, other) {
+        (Ok(()), result) | (result, Ok(())) => result,
+        (Err(mut problems), Err(more)) => {
+            problems.extend(more);
+            Err(problems)
+        }
+    }
+}
