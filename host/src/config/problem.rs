@@ -85,6 +85,11 @@ impl Problems {
         self.push(field, Some(value), message.into());
     }
 
+    /// Notes a problem found elsewhere, below the field the check is at.
+    pub fn add_problem(&mut self, problem: Problem) {
+        self.push(&problem.field, problem.value, problem.message);
+    }
+
     /// Notes a problem where there is no value, or none that may be shown.
     pub fn add_plain(&mut self, field: &str, message: impl Into<String>) {
         self.push(field, None, message.into());

@@ -6,17 +6,25 @@
 //! `control` is the only writer; flows load it ([`Shared::snapshot`] in
 //! `proxy`), an HTTP request once, a long session for each frame.
 
+mod build;
+mod check;
 mod stream;
+mod upstreams;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::objects::OnChange;
+use crate::config::objects::{self, OnChange};
+use crate::config::{Id, Problem};
 use crate::filter::Chain;
 use crate::message::RouteLabels;
+use crate::net::tls::Certificates;
 use crate::observe::RouteMetrics;
-use crate::route::Router;
+use crate::route::{Router, StreamRouter};
 use crate::upstream::{Timeouts, Upstream};
 
+pub use build::{Builder, Built, Failure};
+pub use check::Checker;
 pub use stream::{CommandSet, StreamFlow, StreamRoute, TlvSettings, stream_identity};
 
 /// One generation of the configuration.
@@ -26,8 +34,14 @@ pub struct Snapshot {
     pub revision: u64,
     /// The HTTP routes.
     pub router: Router<Arc<Route>>,
+    /// The stream routes.
+    pub stream_routes: StreamRouter<Arc<StreamRoute>>,
     /// The chain of all global rules.
     pub global: Arc<Chain>,
+    /// The listeners that are to be open.
+    pub listeners: Arc<BTreeMap<Id, Arc<objects::Listener>>>,
+    /// The certificates shown to clients.
+    pub certificates: Arc<Certificates>,
 }
 
 /// An HTTP route with everything it refers to.
@@ -49,4 +63,9 @@ pub struct Route {
     pub on_change: OnChange,
     /// Its counters.
     pub metrics: Arc<RouteMetrics>,
+}
+
+/// Several problems as one sentence.
+fn shown(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }

@@ -40,7 +40,9 @@ pub struct Timeouts {
 }
 
 impl Timeouts {
-    pub(super) fn of(object: &objects::Timeout) -> Self {
+    /// As an object says.
+    #[must_use]
+    pub fn of(object: &objects::Timeout) -> Self {
         Self { connect: object.connect, send: object.send, read: object.read, total: object.total }
     }
 }
