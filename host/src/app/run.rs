@@ -46,7 +46,7 @@ const LOG_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the gateway until it is told to end.
 #[must_use]
-pub fn run(flags: &cli::Run) -> ExitCode {
+pub(super) fn run(flags: &cli::Run) -> ExitCode {
     match start(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -163,7 +163,9 @@ impl Main {
         let workers = server::seats(workers)
             .into_iter()
             .enumerate()
-            .map(|(index, seat)| WorkerThread::start(index, seat, Arc::clone(&shared), log.worker(), ORDERS_MAX))
+            .map(|(index, seat)| {
+                WorkerThread::start(index, workers as u32, seat, Arc::clone(&shared), log.worker(), ORDERS_MAX)
+            })
             .collect::<std::io::Result<Vec<_>>>()
             .context("cannot start a worker thread")?;
         Ok(Self {

@@ -1,5 +1,7 @@
 //! A worker thread: one runtime, one server, told what to do by the main thread.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::net::{Accepted, BufferLimits, BufferPool, Tasks, WorkerChange, tls::Certificates};
+use crate::config::Id;
+use crate::net::{Accepted, Listener, WorkerChange, tls::Certificates};
 use crate::observe::AccessLog;
-use crate::proxy::{self, Shared, Worker};
+use crate::proxy::{self, Shared, Worker, http::HttpSettings};
 use crate::server::{Flows, Seat, Server};
 
 /// How often idle upstream connections are looked through.
@@ -32,6 +35,7 @@ pub(super) struct WorkerThread {
 impl WorkerThread {
     pub(super) fn start(
         index: usize,
+        workers: u32,
         seat: Seat,
         shared: Arc<Shared>,
         log: AccessLog,
@@ -44,7 +48,7 @@ impl WorkerThread {
                 .enable_all()
                 .build_local(tokio::runtime::LocalOptions::default());
             match runtime {
-                Ok(runtime) => runtime.block_on(serve(index, seat, shared, log, inbox)),
+                Ok(runtime) => runtime.block_on(serve(index, workers, seat, shared, log, inbox)),
                 Err(error) => tracing::error!(%error, index, "a worker's runtime cannot start"),
             }
             let _ = told.send(());
@@ -65,40 +69,63 @@ impl WorkerThread {
 
 /// The flows of one worker, as its server calls them.
 #[derive(Clone)]
-struct WorkerFlows(Rc<Worker>);
+struct WorkerFlows {
+    worker: Rc<Worker>,
+    /// What HTTP listeners say, resolved once for each version of their object.
+    settings: Rc<RefCell<HashMap<Id, (Arc<Listener>, Rc<HttpSettings>)>>>,
+}
+
+impl WorkerFlows {
+    fn settings(&self, listener: &Arc<Listener>) -> Rc<HttpSettings> {
+        let mut known = self.settings.borrow_mut();
+        if let Some((version, settings)) = known.get(&listener.id)
+            && Arc::ptr_eq(version, listener)
+        {
+            return Rc::clone(settings);
+        }
+        // Listeners that are gone leave with the next new one.
+        known.retain(|_, (version, _)| !version.is_closing());
+        let settings = Rc::new(HttpSettings::of(listener));
+        known.insert(listener.id.clone(), (Arc::clone(listener), Rc::clone(&settings)));
+        settings
+    }
+}
 
 impl Flows for WorkerFlows {
     fn certificates(&self) -> Arc<Certificates> {
-        Arc::clone(&self.0.snapshot().certificates)
+        Arc::clone(&self.worker.snapshot().certificates)
     }
 
     fn http1(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        proxy::http1::serve(Rc::clone(&self.0), accepted)
+        let settings = self.settings(&accepted.listener);
+        proxy::http::serve_http1(Rc::clone(&self.worker), accepted, settings)
     }
 
     fn http2(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        proxy::http2::serve(Rc::clone(&self.0), accepted)
+        let settings = self.settings(&accepted.listener);
+        proxy::http2::serve(Rc::clone(&self.worker), accepted, settings)
     }
 
     fn tlv(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        proxy::tlv::serve(Rc::clone(&self.0), accepted)
+        async move { accepted.stream.abort() }
     }
 
     fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        proxy::tcp::serve(Rc::clone(&self.0), accepted)
+        async move { accepted.stream.abort() }
     }
 }
 
 async fn serve(
     index: usize,
+    workers: u32,
     seat: Seat,
     shared: Arc<Shared>,
     log: AccessLog,
     mut orders: mpsc::Receiver<Order>,
 ) {
-    let worker = Rc::new(Worker::new(index, shared, log, BufferPool::new(BufferLimits::default()), Tasks::new()));
+    let worker = Rc::new(Worker::new(index, workers, shared, log));
     let counters = Arc::clone(&worker.shared.counters);
-    let flows = WorkerFlows(Rc::clone(&worker));
+    let flows = WorkerFlows { worker: Rc::clone(&worker), settings: Rc::default() };
     let server = Server::new(flows, worker.tasks.clone(), worker.buffers.clone(), counters, seat);
     let sweeping = Rc::clone(&worker);
     // Not one of the tracked tasks: a drain does not wait for it.

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 
 use crate::filter::LocalResponse;
 use crate::message::TransferError;
+use crate::net::tls::ClientRefusal;
 use crate::upstream::{ConnectError, Failure, NoLine};
 
 /// Why an exchange failed. Which side it was is in the variant.
@@ -49,6 +50,9 @@ pub enum ProxyError {
     /// The client is gone.
     #[error("client closed the connection")]
     Gone,
+    /// The host or path wants another client certificate, or one at all.
+    #[error(transparent)]
+    Certificate(ClientRefusal),
     /// A WebSocket handshake that cannot be one.
     #[error("bad websocket handshake: {0}")]
     Handshake(&'static str),
@@ -60,6 +64,8 @@ impl ProxyError {
     pub fn status(&self) -> u16 {
         match self {
             Self::NoRoute => 404,
+            Self::Certificate(ClientRefusal::Misdirected) => 421,
+            Self::Certificate(ClientRefusal::CertificateRequired) => 400,
             Self::NoUpstream | Self::NoLine(_) => 503,
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
             Self::NotHttp | Self::Connect(_) => 502,
@@ -77,6 +83,8 @@ impl ProxyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoRoute => "no_route",
+            Self::Certificate(ClientRefusal::Misdirected) => "misdirected",
+            Self::Certificate(ClientRefusal::CertificateRequired) => "client_certificate_required",
             Self::NoUpstream => "no_upstream",
             Self::NotHttp => "upstream_not_http",
             Self::NoLine(_) => "no_line",

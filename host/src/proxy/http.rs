@@ -20,7 +20,8 @@ use crate::message::forwarded::Origin;
 use crate::message::{BodyLength, Client, Downstream, IpSet, Method, RequestHead, Scheme, Subject};
 use crate::net::http1::{HeadLimits, RequestError, ServerConnection};
 use crate::net::path::Slashes;
-use crate::net::{Accepted, Drain, LazyTimer};
+use crate::net::tls::{ClientAuth, TlsProfile, check_client};
+use crate::net::{Accepted, Drain, LazyTimer, Listener};
 use crate::observe::{HttpRecord, ReasonFamily, Times, UpstreamRecord};
 use crate::upstream::Timeouts;
 
@@ -51,6 +52,8 @@ pub struct HttpSettings {
     pub idle_timeout: Duration,
     /// Hops whose address headers are believed.
     pub trusted: IpSet,
+    /// How TLS is spoken, where it ends here.
+    pub tls: Option<Arc<TlsProfile>>,
     /// Bounds of a request's head.
     pub head: Rc<HeadLimits>,
     /// Bounds of a response's head.
@@ -58,22 +61,25 @@ pub struct HttpSettings {
 }
 
 impl HttpSettings {
-    /// Settings of a listener with these limits.
+    /// What `listener` says, resolved.
     #[must_use]
-    pub fn new(listener: Arc<str>, limits: Limits, idle_timeout: Duration, trusted: IpSet) -> Self {
+    pub fn of(listener: &Listener) -> Self {
+        let object = &listener.object;
+        let limits = object.limits.clone();
         let head = HeadLimits {
             head_bytes_max: limits.header_bytes,
             fields_max: limits.header_count,
             target_bytes_max: limits.request_line,
-            slashes: Slashes::Merge,
+            slashes: if object.merge_slashes { Slashes::Merge } else { Slashes::Keep },
         };
         let response_head =
             HeadLimits { head_bytes_max: RESPONSE_HEAD_BYTES_MAX, fields_max: RESPONSE_FIELDS_MAX, ..head };
         Self {
-            listener,
+            listener: listener.id.as_str().into(),
+            idle_timeout: object.idle_timeout(),
+            trusted: IpSet::of(&object.trusted),
+            tls: listener.tls.clone(),
             limits,
-            idle_timeout,
-            trusted,
             head: Rc::new(head),
             response_head: Rc::new(response_head),
         }
@@ -87,6 +93,8 @@ pub struct Edge {
     pub client: Arc<Client>,
     /// What the listener says.
     pub settings: Rc<HttpSettings>,
+    /// The rule for client certificates the connection was made under.
+    pub rule: Option<Arc<ClientAuth>>,
 }
 
 /// How an exchange ended, for its connection.
@@ -103,8 +111,8 @@ pub enum Ended {
 /// for is done between two requests.
 pub async fn serve_http1(worker: SharedWorker, accepted: Accepted, settings: Rc<HttpSettings>) {
     let scheme = if accepted.stream.is_tls() { Scheme::Https } else { Scheme::Http };
-    let Accepted { stream, client, first, drain, .. } = accepted;
-    let edge = Edge { client, settings };
+    let Accepted { stream, client, first, rule, drain, .. } = accepted;
+    let edge = Edge { client, settings, rule };
     let head_limits = Rc::clone(&edge.settings.head);
     let mut connection = ServerConnection::new(stream, first, worker.buffers.clone(), head_limits, scheme);
     let mut timer = LazyTimer::new();
@@ -114,7 +122,12 @@ pub async fn serve_http1(worker: SharedWorker, accepted: Accepted, settings: Rc<
             Next::Request(head) => head,
             Next::End => return,
             Next::Refused(status, reason) => {
-                return Box::pin(refuse(&worker, &edge, &mut connection, &mut timer, status, reason)).await;
+                connection.close_after();
+                let refused = refuse(&worker, &edge, &mut connection, &mut timer, status, reason);
+                if Box::pin(refused).await {
+                    Box::pin(linger(&mut connection, &mut timer)).await;
+                }
+                return;
             }
         };
         requests = requests.saturating_add(1);
@@ -177,15 +190,16 @@ async fn next_request(
     .await
 }
 
-/// Answers a request that never became one, logs it and closes.
-async fn refuse(
+/// Answers a request that never became one, and logs it; says whether the
+/// answer went out.
+pub(super) async fn refuse<D: Downstream>(
     worker: &SharedWorker,
     edge: &Edge,
-    connection: &mut ServerConnection,
+    down: &mut D,
     timer: &mut LazyTimer,
     status: u16,
     reason: &'static str,
-) {
+) -> bool {
     let started = Instant::now();
     let id = crate::filter::RequestId::default();
     worker.metrics.request_started();
@@ -199,10 +213,9 @@ async fn refuse(
         _ => "malformed request",
     };
     let response = refusal(status, reason, message, id.get());
-    connection.close_after();
     let bounds = local_bounds(&edge.settings.limits);
-    let sent = send_local(connection, &response, false, timer, &bounds).await;
-    let moved = connection.moved();
+    let sent = send_local(down, &response, false, timer, &bounds).await;
+    let moved = down.moved();
     if worker.log.is_on() {
         worker.log.http(&HttpRecord {
             client: &edge.client,
@@ -230,9 +243,7 @@ async fn refuse(
         });
     }
     worker.metrics.request_finished();
-    if sent.is_ok() {
-        linger(connection, timer).await;
-    }
+    sent.is_ok()
 }
 
 /// Ends a connection so that its client reads the last answer.
@@ -289,6 +300,7 @@ async fn pass<D: Downstream>(
     let global = find_route(journey);
     let route = journey.route.clone();
     let filters = Filters { global: &global, route: route.as_ref().map(|route| &*route.chain) };
+    check_certificate(journey, edge)?;
     let limits = &edge.settings.limits;
     if limits.body_bytes > 0 && down.remaining().is_some_and(|length| length > limits.body_bytes) {
         return Err(ProxyError::BodyTooLarge(limits.body_bytes));
@@ -304,6 +316,16 @@ async fn pass<D: Downstream>(
     }
     let Some(route) = &route else { return Err(ProxyError::NoRoute) };
     forward::forward(journey, route, filters, edge, origin, down, timer).await
+}
+
+/// Whether the connection's client certificate is enough for the host and path asked for.
+fn check_certificate(journey: &Journey, edge: &Edge) -> Result<(), ProxyError> {
+    let (Some(profile), Some(client)) = (&edge.settings.tls, &edge.client.tls) else { return Ok(()) };
+    let request = &journey.exchange.request;
+    let snapshot = journey.worker.snapshot();
+    let rule = edge.rule.as_ref();
+    check_client(&snapshot.certificates, profile, rule, client, request.host(), request.path())
+        .map_err(ProxyError::Certificate)
 }
 
 /// Finds the route and notes what it captured; returns the global chain.

@@ -8,6 +8,7 @@
 pub mod error;
 mod forward;
 pub mod http;
+pub mod http2;
 mod journey;
 mod outgoing;
 pub mod relay;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::net::{BufferPool, Counters, Tasks, http1, http2};
+use crate::net::{BufferLimits, BufferPool, Counters, Tasks, http1, http2};
 use crate::observe::{AccessLog, Metrics, WorkerMetrics};
 use crate::snapshot::Snapshot;
 use crate::upstream::{Pools, Reusable, Shared as SharedConnection};
+
+/// Idle HTTP/1.1 connections to upstreams that one worker keeps, over all nodes.
+const IDLE_CONNECTIONS_MAX: usize = 4096;
 
 /// What every thread shares.
 pub struct Shared {
@@ -52,6 +55,20 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// A worker with nothing to do yet.
+    #[must_use]
+    pub fn new(index: usize, workers: u32, shared: Arc<Shared>, log: AccessLog) -> Self {
+        Self {
+            index,
+            metrics: shared.metrics.worker(index),
+            shared,
+            buffers: BufferPool::new(BufferLimits::default()),
+            pools: Pools::new(IDLE_CONNECTIONS_MAX, workers),
+            tasks: Tasks::new(),
+            log,
+        }
+    }
+
     /// The configuration that is live now. An HTTP request asks once, a long
     /// session for each frame.
     #[must_use]

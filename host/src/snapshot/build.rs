@@ -121,7 +121,6 @@ impl Builder {
                     self.listener(change);
                     dirty.extend(users(store, &key));
                 }
-                _ => {}
             }
         }
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
@@ -482,8 +481,15 @@ impl Builder {
         };
         let chain = previous.as_ref().map(|route| &*route.chain);
         let chain = self.chain(store, key, kind, &plugins, &fields, chain)?;
+        let labels = RouteLabels {
+            route_id: key.1.as_str().into(),
+            route_name: object.name.as_deref().unwrap_or_default().into(),
+            service_id: object.service_id.as_ref().map(|id| id.as_str().into()).unwrap_or_default(),
+            service_name: service.as_ref().and_then(|service| service.name.as_deref()).unwrap_or_default().into(),
+        };
         Ok(StreamRoute {
             id: key.1.as_str().into(),
+            labels: Some(Arc::new(labels)),
             chain: Arc::new(chain),
             flow,
             upstream,

@@ -43,6 +43,16 @@ pub(super) struct CheckPlan {
 }
 
 impl CheckPlan {
+    /// Its type, as objects name it.
+    pub(super) fn name(&self) -> &'static str {
+        match (&self.probe, &self.tls) {
+            (Probe::Tcp, _) => "tcp",
+            (Probe::Http { .. }, None) => "http",
+            (Probe::Http { .. }, Some(_)) => "https",
+            (Probe::Tlv { .. }, _) => "tlv",
+        }
+    }
+
     /// Probes a node once; `None`: the answer says nothing.
     pub(super) async fn run(&self, line: &Line, node: &Node) -> Option<Sign> {
         let probing = tokio::time::timeout(self.timeout, self.probe(line, node));

@@ -159,6 +159,15 @@ impl Clock {
     }
 }
 
+impl Upstream {
+    /// The type of its active checks, as the object names it; none without any.
+    #[must_use]
+    pub fn check_name(&self) -> Option<&'static str> {
+        let nodes = self.lines.iter().flat_map(|line| &line.nodes);
+        nodes.filter_map(|node| node.check.as_ref()).map(|check| check.name()).next()
+    }
+}
+
 /// How `upstream` is right now.
 #[must_use]
 pub fn status(upstream: &Upstream) -> UpstreamStatus {

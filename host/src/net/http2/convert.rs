@@ -11,24 +11,41 @@ use crate::message::{Fields, Method, Name, RequestHead, ResponseHead, Scheme, Sp
 use crate::net::path;
 
 /// Why a request that `h2` let through is not a sound one; answered with 400.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BadRequest {
     /// Neither `:authority` nor `host`.
-    #[error("h2_no_authority")]
     NoAuthority,
     /// `:authority` and `host`, or two `host` fields, that differ.
-    #[error("h2_two_authorities")]
     TwoAuthorities,
     /// An authority with user information or characters that have no place in one.
-    #[error("h2_bad_authority")]
     BadAuthority,
     /// A `:path` that is empty, not a path, or has no normal form.
-    #[error("h2_bad_path")]
     BadPath,
     /// CONNECT, which this gateway does not offer.
-    #[error("h2_connect")]
     Connect,
 }
+
+impl BadRequest {
+    /// The reason code.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NoAuthority => "h2_no_authority",
+            Self::TwoAuthorities => "h2_two_authorities",
+            Self::BadAuthority => "h2_bad_authority",
+            Self::BadPath => "h2_bad_path",
+            Self::Connect => "h2_connect",
+        }
+    }
+}
+
+impl std::fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for BadRequest {}
 
 /// The request head of an HTTP/2 stream.
 ///

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::meter::{Flood, Meter};
+use crate::net::LeasedBuffer;
 
 /// A stream whose inbound frames are counted. Once a flood is noticed it lends
 /// no further byte, and whoever drives the connection finds the reason in
@@ -17,6 +18,8 @@ use super::meter::{Flood, Meter};
 #[derive(Debug)]
 pub(super) struct Metered<S> {
     inner: S,
+    /// Bytes read before HTTP/2 was known to be spoken.
+    first: Option<LeasedBuffer>,
     meter: Meter,
     noticed: Noticed,
 }
@@ -32,9 +35,9 @@ impl Noticed {
 }
 
 impl<S> Metered<S> {
-    pub(super) fn new(inner: S, meter: Meter) -> (Self, Noticed) {
+    pub(super) fn new(inner: S, first: Option<LeasedBuffer>, meter: Meter) -> (Self, Noticed) {
         let noticed = Noticed::default();
-        (Self { inner, meter, noticed: noticed.clone() }, noticed)
+        (Self { inner, first, meter, noticed: noticed.clone() }, noticed)
     }
 }
 
@@ -48,7 +51,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let result = Pin::new(&mut self.inner).poll_read(context, buffer);
+        let result = match &mut self.first {
+            Some(first) => {
+                let count = first.filled().len().min(buffer.remaining());
+                buffer.put_slice(&first.filled()[..count]);
+                first.consume(count);
+                if first.filled().is_empty() {
+                    self.first = None;
+                }
+                Poll::Ready(Ok(()))
+            }
+            None => Pin::new(&mut self.inner).poll_read(context, buffer),
+        };
         if let Poll::Ready(Ok(())) = result {
             let this = &mut *self;
             if let Err(flood) = this.meter.received(&buffer.filled()[before..], Instant::now()) {

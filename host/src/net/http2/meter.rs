@@ -57,26 +57,49 @@ impl Default for MeterLimits {
 }
 
 /// Which flood was noticed; the name is stable in logs and counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flood {
     /// PING, SETTINGS or unknown frames.
-    #[error("h2_control_flood")]
+    
     Control,
     /// RST_STREAM frames.
-    #[error("h2_reset_flood")]
+    
     Reset,
     /// PRIORITY frames.
-    #[error("h2_priority_flood")]
+    
     Priority,
     /// WINDOW_UPDATE frames.
-    #[error("h2_window_flood")]
+    
     Window,
     /// CONTINUATION frames, or a header block without end.
-    #[error("h2_continuation_flood")]
+    
     Continuation,
     /// DATA frames that carry nothing.
-    #[error("h2_empty_data_flood")]
+    
     EmptyData,
+}
+
+impl std::fmt::Display for Flood {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.reason())
+    }
+}
+
+impl std::error::Error for Flood {}
+
+impl Flood {
+    /// The reason code.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Control => "h2_control_flood",
+            Self::Reset => "h2_reset_flood",
+            Self::Priority => "h2_priority_flood",
+            Self::Window => "h2_window_flood",
+            Self::Continuation => "h2_continuation_flood",
+            Self::EmptyData => "h2_empty_data_flood",
+        }
+    }
 }
 
 /// Counts the frames of one connection against its budgets.

@@ -16,7 +16,7 @@ use crate::message::{
     BodyLength, BodyPart, BodyRead, BodyWrite, Downstream, Fields, Moved, Name, RequestHead, ResponseHead,
     Scheme, TransferError,
 };
-use crate::net::path;
+use crate::net::{LeasedBuffer, path};
 
 /// Limits of one connection.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,18 +102,30 @@ pub enum Refused {
     TooManyFields,
 }
 
+impl Refused {
+    /// The reason code.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Bad(bad) => bad.reason(),
+            Self::TooManyFields => "h2_too_many_fields",
+        }
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
-    /// Exchanges preface and settings.
+    /// Exchanges preface and settings; `first` was read from `stream` already.
     ///
     /// # Errors
     /// When they do not come in time or are wrong.
     pub async fn handshake(
         stream: S,
+        first: Option<LeasedBuffer>,
         limits: &ServerLimits,
         scheme: Scheme,
         slashes: path::Slashes,
     ) -> Result<Self, ConnectionError> {
-        let (io, noticed) = Metered::new(stream, Meter::new(limits.meter.clone(), Instant::now()));
+        let (io, noticed) = Metered::new(stream, first, Meter::new(limits.meter.clone(), Instant::now()));
         let mut builder = h2::server::Builder::new();
         builder
             .max_concurrent_streams(limits.streams_max)

@@ -64,7 +64,7 @@ where
     A: Fn(Accepted) -> F + 'static,
     F: Future<Output = ()> + 'static,
 {
-    let mut connection = ServerConnection::handshake(io, &limits, Scheme::Http, Slashes::Merge).await?;
+    let mut connection = ServerConnection::handshake(io, None, &limits, Scheme::Http, Slashes::Merge).await?;
     while let Some(accepted) = poll_fn(|context| connection.poll_accept(context)).await {
         tokio::task::spawn_local(answer(accepted?));
     }
