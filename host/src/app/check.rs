@@ -12,7 +12,8 @@ pub(super) fn run(paths: &[PathBuf]) -> ExitCode {
     let default = [PathBuf::from("conf")];
     let paths = if paths.is_empty() { &default[..] } else { paths };
     let checker = Checker::new(Environment::new(upstream::Options::default()));
-    let report = crate::config::check(paths, Box::new(move |object, problems| checker.check(object, problems)));
+    let report =
+        crate::config::check(paths, Box::new(move |object, problems| checker.check(object, problems)));
     print!("{report}");
     if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -3,8 +3,8 @@
 //! Start at [`main`]; `run` is the gateway, the other commands are small.
 
 pub mod boot;
-pub mod cli;
 mod check;
+pub mod cli;
 mod keygen;
 mod limits;
 mod notify;

@@ -164,7 +164,14 @@ impl Main {
             .into_iter()
             .enumerate()
             .map(|(index, seat)| {
-                WorkerThread::start(index, workers as u32, seat, Arc::clone(&shared), log.worker(), ORDERS_MAX)
+                WorkerThread::start(
+                    index,
+                    workers as u32,
+                    seat,
+                    Arc::clone(&shared),
+                    log.worker(),
+                    ORDERS_MAX,
+                )
             })
             .collect::<std::io::Result<Vec<_>>>()
             .context("cannot start a worker thread")?;

@@ -67,12 +67,19 @@ impl View {
             .collect();
         quarantined.extend(builder.failed().iter().map(|(key, failure)| {
             let document = store.document(key.0, &key.1);
-            let origin = document.map_or_else(|| Origin::file(Path::new("")), |document| document.origin.clone());
+            let origin =
+                document.map_or_else(|| Origin::file(Path::new("")), |document| document.origin.clone());
             let quarantine = Quarantine { problems: failure.problems.clone(), origin, since: failure.since };
             Held::Object(key.clone(), quarantine, failure.last_good)
         }));
         quarantined.extend(problems.iter().cloned().map(Held::Store));
-        Self { revision, applied: Some(now), objects, quarantined, upstreams: builder.upstreams().cloned().collect() }
+        Self {
+            revision,
+            applied: Some(now),
+            objects,
+            quarantined,
+            upstreams: builder.upstreams().cloned().collect(),
+        }
     }
 }
 
@@ -139,7 +146,9 @@ impl Gateway for NodeView {
         match **self.phase.load() {
             Phase::Ready => Readiness::Ready,
             Phase::Draining => Readiness::Draining,
-            Phase::Starting if self.view.load().revision == 0 => Readiness::Starting("no snapshot yet".to_owned()),
+            Phase::Starting if self.view.load().revision == 0 => {
+                Readiness::Starting("no snapshot yet".to_owned())
+            }
             Phase::Starting => Readiness::Starting("listeners are not open yet".to_owned()),
         }
     }

@@ -20,9 +20,9 @@ use crate::observe::{self, Metrics};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
+use super::check::{build_format, route_match};
 use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
 use super::upstreams::{Around, Upstreams};
-use super::check::{build_format, route_match};
 use super::{Route, Snapshot, shown};
 
 /// Builds snapshots, one from the other.
@@ -330,7 +330,10 @@ impl Builder {
         self.current
             .listeners
             .values()
-            .filter(|listener| matches!(listener.tls, objects::ListenerTls::Terminate(_)) && listener.protocol == objects::Protocol::Http)
+            .filter(|listener| {
+                matches!(listener.tls, objects::ListenerTls::Terminate(_))
+                    && listener.protocol == objects::Protocol::Http
+            })
             .find_map(|listener| listener.bind.first())
             .map_or(443, std::net::SocketAddr::port)
     }
@@ -386,7 +389,11 @@ impl Builder {
             route_id: key.1.as_str().into(),
             route_name: object.name.as_deref().unwrap_or_default().into(),
             service_id: service_id.unwrap_or_default(),
-            service_name: service.as_ref().and_then(|service| service.name.as_deref()).unwrap_or_default().into(),
+            service_name: service
+                .as_ref()
+                .and_then(|service| service.name.as_deref())
+                .unwrap_or_default()
+                .into(),
         };
         let enable_websocket = object
             .enable_websocket
@@ -485,7 +492,11 @@ impl Builder {
             route_id: key.1.as_str().into(),
             route_name: object.name.as_deref().unwrap_or_default().into(),
             service_id: object.service_id.as_ref().map(|id| id.as_str().into()).unwrap_or_default(),
-            service_name: service.as_ref().and_then(|service| service.name.as_deref()).unwrap_or_default().into(),
+            service_name: service
+                .as_ref()
+                .and_then(|service| service.name.as_deref())
+                .unwrap_or_default()
+                .into(),
         };
         Ok(StreamRoute {
             id: key.1.as_str().into(),
@@ -527,7 +538,11 @@ impl Builder {
             None if id == objects::FrameFormat::built_in().id => Arc::new(FrameFormat::im20()),
             None => {
                 let message = format!("frame_formats/{id} could not be built");
-                return Err(vec![Problem { field: "protocol.conf.frame_format".to_owned(), message, value: None }]);
+                return Err(vec![Problem {
+                    field: "protocol.conf.frame_format".to_owned(),
+                    message,
+                    value: None,
+                }]);
             }
         };
         TlvSettings::new(&conf, format)

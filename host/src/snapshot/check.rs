@@ -40,9 +40,7 @@ impl Checker {
     /// Notes what keeps `object` from being built.
     pub fn check(&self, object: &Object, problems: &mut Problems) {
         let found = match object {
-            Object::Ssl(ssl) => {
-                Entry::build(ssl, &self.sessions).map(|_| ()).map_err(|error| error.problems)
-            }
+            Object::Ssl(ssl) => Entry::build(ssl, &self.sessions).map(|_| ()).map_err(|error| error.problems),
             Object::Upstream(upstream) => self.upstream("", upstream),
             Object::FrameFormat(format) => frame_format(format),
             Object::Service(service) => both(
@@ -52,7 +50,10 @@ impl Checker {
             Object::PluginConfig(config) => self.chain(ChainKind::Http, &config.plugins, &[]),
             Object::GlobalRule(rule) => self.chain(ChainKind::Global, &rule.plugins, &[]),
             Object::Route(route) => both(
-                both(route_match(route, None).map(|_| ()), self.inline("upstream", route.upstream.as_deref())),
+                both(
+                    route_match(route, None).map(|_| ()),
+                    self.inline("upstream", route.upstream.as_deref()),
+                ),
                 self.chain(ChainKind::Http, &route.plugins, &[]),
             ),
             Object::StreamRoute(route) => {
@@ -73,10 +74,12 @@ impl Checker {
         let references = References { certificate: &certificate, frame_format: &frame_format };
         let mut object = object.clone();
         object.tls.client_cert_id = None;
-        Upstream::build(&object, "check", None, &references, &self.environment).map(|_| ()).map_err(|problem| {
-            let dot = if field.is_empty() { "" } else { "." };
-            vec![Problem { field: format!("{field}{dot}{}", problem.field), ..problem }]
-        })
+        Upstream::build(&object, "check", None, &references, &self.environment).map(|_| ()).map_err(
+            |problem| {
+                let dot = if field.is_empty() { "" } else { "." };
+                vec![Problem { field: format!("{field}{dot}{}", problem.field), ..problem }]
+            },
+        )
     }
 
     fn inline(&self, field: &str, object: Option<&objects::Upstream>) -> Result<(), Vec<Problem>> {
@@ -118,7 +121,8 @@ impl Checker {
             self.any_upstream.clone().ok_or_else(|| "cannot be checked".to_owned())
         };
         let groups = Groups::default();
-        let context = BuildContext { kind, upstream: &upstream, groups: &groups, https_port: 443, frame_fields };
+        let context =
+            BuildContext { kind, upstream: &upstream, groups: &groups, https_port: 443, frame_fields };
         Chain::build(plugins, &context, None).map(|_| ())
     }
 }

@@ -74,7 +74,8 @@ impl ClientConnection {
         limits: &ClientLimits,
         scheme: Scheme,
     ) -> Result<(Self, impl Future<Output = ()> + 'static), TransferError> {
-        let (io, noticed) = Metered::new(stream, None, Meter::for_client(MeterLimits::default(), Instant::now()));
+        let (io, noticed) =
+            Metered::new(stream, None, Meter::for_client(MeterLimits::default(), Instant::now()));
         let mut builder = h2::client::Builder::new();
         builder
             .enable_push(false)

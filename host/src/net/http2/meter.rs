@@ -60,22 +60,16 @@ impl Default for MeterLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flood {
     /// PING, SETTINGS or unknown frames.
-    
     Control,
     /// RST_STREAM frames.
-    
     Reset,
     /// PRIORITY frames.
-    
     Priority,
     /// WINDOW_UPDATE frames.
-    
     Window,
     /// CONTINUATION frames, or a header block without end.
-    
     Continuation,
     /// DATA frames that carry nothing.
-    
     EmptyData,
 }
 
