@@ -56,7 +56,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     for (name, port) in server.lines() {
         println!("line {name} on {}", port.address());
     }
-    let Some(control) = arguments.control else { return Ok(std::future::pending().await) };
+    let Some(control) = arguments.control else { return std::future::pending().await };
     let listener = tokio::net::TcpListener::bind(control).await?;
     println!("control on {}", listener.local_addr()?);
     let router = Router::new()
