@@ -32,7 +32,7 @@ use super::transfer::{self, Bounds, Collected, Upload};
 use super::upgrade;
 
 /// A connection whose upstream switched protocols.
-pub struct Switched {
+pub(super) struct Switched {
     /// The `101`.
     pub(super) head: ResponseHead,
     pub(super) connection: ClientConnection,

@@ -21,6 +21,9 @@ mod request;
 mod response;
 mod server;
 
+#[cfg(test)]
+mod vectors;
+
 pub use client::ClientConnection;
 pub use grammar::tokens;
 pub use request::{ParsedRequest, parse_request};
