@@ -18,3 +18,6 @@ mod upgrade;
 mod worker;
 
 pub use worker::{NodeIdentity, Shared, SharedWorker, Worker};
+
+#[cfg(test)]
+mod tests;
