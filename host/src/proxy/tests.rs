@@ -73,7 +73,8 @@ fn snapshot(metrics: &Arc<Metrics>, nodes: &[SocketAddr], extra: serde_json::Val
 /// A gateway in front of these nodes, with limits that tests can wait for.
 async fn gateway(nodes: &[SocketAddr], extra: serde_json::Value) -> Gateway {
     let metrics = Metrics::new(1, "test");
-    let log = LogWriter::start(&LogConfig { access: LogTarget::Off, ..LogConfig::default() }, "test").unwrap();
+    let log =
+        LogWriter::start(&LogConfig { access: LogTarget::Off, ..LogConfig::default() }, "test").unwrap();
     let shared = Arc::new(Shared {
         snapshot: ArcSwap::from_pointee(snapshot(&metrics, nodes, extra)),
         counters: Arc::new(Counters::default()),
@@ -138,7 +139,9 @@ impl Gateway {
 }
 
 /// An origin that runs `handle` for each connection, and counts them.
-async fn origin<F: Future<Output = ()> + 'static>(handle: impl Fn(TcpStream, usize) -> F + 'static) -> SocketAddr {
+async fn origin<F: Future<Output = ()> + 'static>(
+    handle: impl Fn(TcpStream, usize) -> F + 'static,
+) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::task::spawn_local(async move {
@@ -162,7 +165,8 @@ async fn read_message(stream: &mut TcpStream) -> Option<String> {
         let text = String::from_utf8_lossy(&bytes);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
         let lower = head.to_ascii_lowercase();
-        let length: Option<usize> = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+        let length: Option<usize> =
+            lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
         let done = match length {
             Some(length) => body.len() == length,
             None if lower.contains("transfer-encoding: chunked") => body.ends_with("0\r\n\r\n"),
@@ -211,7 +215,9 @@ fn pipelined_requests_are_answered_in_order_over_one_upstream_connection() {
         .await;
         let gateway = gateway(&[node], json!({})).await;
         let last = "GET /3 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-        let text = format!("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi{last}");
+        let text = format!(
+            "GET /1 HTTP/1.1\r\nHost: a\r\n\r\nPOST /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi{last}"
+        );
         let answer = gateway.ask(text.as_bytes()).await;
         let places: Vec<_> = ["0/1", "0/2", "0/3"].iter().map(|body| answer.find(body)).collect();
         assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{answer}");
@@ -371,7 +377,9 @@ fn time_limits_end_silence_on_either_side() {
             std::future::pending::<()>().await;
         })
         .await;
-        let gateway = gateway(&[silent], json!({ "timeout": { "connect": 1, "send": 1, "read": 0.2 }, "retries": 0 })).await;
+        let gateway =
+            gateway(&[silent], json!({ "timeout": { "connect": 1, "send": 1, "read": 0.2 }, "retries": 0 }))
+                .await;
         let mut client = gateway.connect().await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert!(read_message(&mut client).await.unwrap().starts_with("HTTP/1.1 504"));
@@ -412,7 +420,10 @@ fn continue_is_said_when_the_body_is_wanted_and_early_hints_pass() {
         .await;
         let gateway = gateway(&[node], json!({})).await;
         let mut client = gateway.connect().await;
-        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n").await.unwrap();
+        client
+            .write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+            .await
+            .unwrap();
         assert!(read_message(&mut client).await.unwrap().starts_with("HTTP/1.1 100 "));
         client.write_all(b"hi").await.unwrap();
         let hints = read_message(&mut client).await.unwrap();
@@ -507,7 +518,9 @@ fn a_handshake_that_proves_nothing_never_gets_a_101() {
         let gateway = gateway(&[forging], json!({})).await;
         for (key, status) in [("dGhlIHNhbXBsZSBub25jZQ==", "502"), ("short", "400")] {
             let mut client = gateway.connect().await;
-            let text = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {key}\r\n\r\n");
+            let text = format!(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+            );
             client.write_all(text.as_bytes()).await.unwrap();
             let answer = read_message(&mut client).await.unwrap();
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
@@ -526,7 +539,10 @@ fn answers_without_a_length_and_to_head_are_framed_for_their_client() {
         .await;
         let gateway = gateway(&[closing], json!({})).await;
         let answer = gateway.ask(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-        assert!(answer.ends_with("Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n4\r\nbody\r\n0\r\n\r\n"), "{answer}");
+        assert!(
+            answer.ends_with("Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n4\r\nbody\r\n0\r\n\r\n"),
+            "{answer}"
+        );
         let answer = gateway.ask(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n").await;
         assert!(answer.ends_with("Connection: close\r\n\r\nbody") && !answer.contains("chunked"), "{answer}");
         let answer = gateway.ask(b"HEAD / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;

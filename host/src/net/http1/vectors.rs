@@ -58,8 +58,14 @@ fn requests() -> Vec<(&'static str, Expected)> {
         ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400)),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", Err(400)),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n", Err(400)),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", Err(400)),
-        ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n", Err(400)),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Err(400),
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+            Err(400),
+        ),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: identity\r\n\r\n", Err(501)),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", Err(501)),
         ("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Err(400)),
@@ -162,7 +168,10 @@ fn requests() -> Vec<(&'static str, Expected)> {
         ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", Err(400)),
         ("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Ok(("GET", "[::1]:80", "/", NONE))),
         // Expect.
-        ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n", Ok(("PUT", "a", "/", known(1)))),
+        (
+            "PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n",
+            Ok(("PUT", "a", "/", known(1))),
+        ),
         ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 200-ok\r\nContent-Length: 1\r\n\r\n", Err(417)),
         ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue, x\r\nContent-Length: 1\r\n\r\n", Err(417)),
     ]
@@ -179,7 +188,12 @@ fn requests_are_taken_or_refused_as_the_standard_says() {
             Ok(Some(parsed)) => {
                 let head = &parsed.head;
                 assert!(head.fields.value(crate::message::Name::Host).is_none(), "{text:?}");
-                Ok((head.method.as_str().to_owned(), head.authority().to_owned(), head.path().to_owned(), parsed.body))
+                Ok((
+                    head.method.as_str().to_owned(),
+                    head.authority().to_owned(),
+                    head.path().to_owned(),
+                    parsed.body,
+                ))
             }
             Ok(None) => panic!("{text:?} is whole"),
             Err(rejection) => Err(rejection.status),
@@ -207,8 +221,10 @@ fn a_request_in_pieces_becomes_what_it_is_whole() {
 
 #[test]
 fn heads_over_their_limits_are_refused_before_they_are_whole() {
-    let limits = HeadLimits { head_bytes_max: 1024, fields_max: 10, target_bytes_max: 256, ..HeadLimits::default() };
-    let status = |text: &str| parse_request(text.as_bytes(), &limits, Scheme::Http).map(|_| ()).map_err(|r| r.status);
+    let limits =
+        HeadLimits { head_bytes_max: 1024, fields_max: 10, target_bytes_max: 256, ..HeadLimits::default() };
+    let status =
+        |text: &str| parse_request(text.as_bytes(), &limits, Scheme::Http).map(|_| ()).map_err(|r| r.status);
     assert_eq!(status(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(256))), Err(414));
     assert_eq!(status(&format!("GET /{}", "a".repeat(2000))), Err(414));
     assert_eq!(status(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(2000))), Err(431));
@@ -226,7 +242,12 @@ fn what_a_head_says_of_its_connection_is_understood() {
         ("GET / HTTP/1.0\r\nHost: a\r\nConnection: Keep-Alive\r\n\r\n", true, false, false),
         ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", true, true, false),
         ("PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n", true, false, false),
-        ("PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n", false, false, false),
+        (
+            "PUT / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
+            false,
+            false,
+            false,
+        ),
         ("GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n", true, false, true),
         ("GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n", true, false, false),
         ("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n\r\n", true, false, false),
@@ -291,7 +312,9 @@ fn responses_are_taken_or_refused_as_the_standard_says() {
             let early = parse_response(&text.as_bytes()[..cut], &HeadLimits::default(), false);
             match early {
                 Ok(None) => {}
-                Ok(Some(parsed)) => assert_eq!(Some((parsed.head.status, parsed.body, parsed.until_close)), expected),
+                Ok(Some(parsed)) => {
+                    assert_eq!(Some((parsed.head.status, parsed.body, parsed.until_close)), expected)
+                }
                 Err(_) => assert_eq!(expected, None, "{text:?} cut at {cut}"),
             }
         }
