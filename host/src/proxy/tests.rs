@@ -16,12 +16,12 @@ use super::http::{HttpSettings, serve_http1};
 use super::{NodeIdentity, Shared, Worker};
 use crate::config::objects;
 use crate::filter::Chain;
-use crate::message::{Client, IpSet, RouteLabels};
-use crate::net::{Accepted, BufferPool, Counters, Drain, Listener, Stream, Tasks};
+use crate::message::{Client, RouteLabels};
+use crate::net::{Accepted, Counters, Drain, Listener, Stream};
 use crate::observe::{LogConfig, LogTarget, LogWriter, Metrics, RouteLabels as MetricLabels};
 use crate::route::{RouteFields, RouteMatch};
 use crate::snapshot::{Route, Snapshot};
-use crate::upstream::{Environment, Options, Pools, References, Upstream};
+use crate::upstream::{Environment, Options, References, Upstream};
 
 /// Longest wait for anything: generous, since the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,27 +81,13 @@ async fn gateway(nodes: &[SocketAddr], extra: serde_json::Value) -> Gateway {
         metrics: Arc::clone(&metrics),
         node: NodeIdentity { id: "n".into(), region: "r".into(), fleet_key: None },
     });
-    let worker = Rc::new(Worker {
-        index: 0,
-        shared,
-        buffers: BufferPool::default(),
-        pools: Pools::new(100, 1),
-        tasks: Tasks::new(),
-        log: log.worker(),
-        metrics: metrics.worker(0),
-    });
-    let limits = objects::Limits {
-        header_timeout: Duration::from_millis(300),
-        body_timeout: Duration::from_millis(300),
-        body_bytes: 1 << 20,
-        ..objects::Limits::default()
-    };
-    let idle = Duration::from_secs(10);
-    let settings = Rc::new(HttpSettings::new("edge".into(), limits, idle, IpSet::default()));
+    let worker = Rc::new(Worker::new(0, 1, shared, log.worker()));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let object = json!({ "id": "edge", "bind": address.to_string(), "protocol": "http" });
+    let limits = json!({ "header_timeout": "300ms", "body_timeout": "300ms", "body_bytes": "1MiB" });
+    let object = json!({ "id": "edge", "bind": address.to_string(), "protocol": "http", "limits": limits });
     let listener = Arc::new(Listener::new(Arc::new(serde_json::from_value(object).unwrap())).unwrap());
+    let settings = Rc::new(HttpSettings::of(&listener));
     let serving = Rc::clone(&worker);
     tokio::task::spawn_local(async move {
         loop {
