@@ -348,6 +348,12 @@ impl<'a> Filters<'a> {
         std::iter::once(self.global).chain(self.route)
     }
 
+    /// Whether there is no filter at all, so that no phase does anything.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.chains().all(|chain| chain.links.is_empty())
+    }
+
     /// How much of the request's body must be in [`Exchange::body`] when
     /// [`on_request`](Self::on_request) is called.
     #[must_use]

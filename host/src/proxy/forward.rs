@@ -22,7 +22,7 @@ use crate::net::http1::ClientConnection;
 use crate::net::{LazyTimer, http2};
 use crate::observe::ReasonFamily;
 use crate::snapshot::Route;
-use crate::upstream::{self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Target, Tried, Upstream};
+use crate::upstream::{self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Scheme, Target, Tried, Upstream};
 
 use super::error::ProxyError;
 use super::http::{Edge, Passed};
@@ -99,8 +99,11 @@ pub(super) async fn forward<D: Downstream>(
         };
         let own = journey.exchange.upstream_host();
         let own = if own.is_empty() { &target.node.name } else { own };
-        let host = upstream.host_for(&target.node, own).to_owned();
-        outgoing::set_host(&mut journey.exchange.request, &host);
+        let host = upstream.host_for(&target.node, own);
+        if host != journey.exchange.request.authority() {
+            let host = host.to_owned();
+            journey.exchange.request.set_authority(&host);
+        }
         journey.attempts += 1;
         journey.target = Some(target);
         let error = match attempt(journey, &plan, &upstream, down, &mut upload, timer).await {
@@ -369,6 +372,10 @@ fn run_response_filters(
     head: &mut ResponseHead,
     took: Duration,
 ) -> BodyAction {
+    // Without filters nothing looks at the view, so none is made.
+    if plan.filters.is_empty() {
+        return BodyAction::Pass;
+    }
     let status = head.status;
     let host = journey.exchange.request.authority().to_owned();
     let address = journey.address.map(|address| address.to_string()).unwrap_or_default();
@@ -377,7 +384,12 @@ fn run_response_filters(
         address: &address,
         status: Some(status),
         host: &host,
-        scheme: "http",
+        scheme: match journey.upstream.as_ref().map(|upstream| upstream.scheme) {
+            Some(Scheme::Https | Scheme::Wss) => "https",
+            Some(Scheme::Grpc) => "grpc",
+            Some(Scheme::Grpcs) => "grpcs",
+            _ => "http",
+        },
         line: line.as_deref().unwrap_or_default(),
         response_time: Some(took),
     };

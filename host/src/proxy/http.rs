@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::config::objects::Limits;
 use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Verdict};
 use crate::message::forwarded::Origin;
+use crate::message::trace::{self, IdSource, TraceOrigin};
 use crate::message::{BodyLength, Client, Downstream, IpSet, Method, RequestHead, Scheme, Subject};
 use crate::net::http1::{HeadLimits, RequestError, ServerConnection};
 use crate::net::path::Slashes;
@@ -54,6 +56,8 @@ pub struct HttpSettings {
     pub trusted: IpSet,
     /// How TLS is spoken, where it ends here.
     pub tls: Option<Arc<TlsProfile>>,
+    /// Numbers for ids.
+    pub ids: IdSource,
     /// Bounds of a request's head.
     pub head: Rc<HeadLimits>,
     /// Bounds of a response's head.
@@ -80,6 +84,7 @@ impl HttpSettings {
             trusted: IpSet::of(&object.trusted),
             tls: listener.tls.clone(),
             limits,
+            ids: IdSource::new(),
             head: Rc::new(head),
             response_head: Rc::new(response_head),
         }
@@ -263,7 +268,7 @@ pub async fn exchange<D: Downstream>(
     worker: &SharedWorker,
     edge: &Edge,
     down: &mut D,
-    head: RequestHead,
+    mut head: RequestHead,
     timer: &mut LazyTimer,
 ) -> Ended {
     let started = std::time::Instant::now();
@@ -271,10 +276,12 @@ pub async fn exchange<D: Downstream>(
     if let Some(stop) = &origin.stop {
         worker.metrics.reason(ReasonFamily::Identity, stop.as_str());
     }
+    let trace = trace::pass_on(&mut head.fields, TraceOrigin::default(), &edge.settings.ids);
     let mut request = Exchange::new(head, Arc::clone(&edge.client), origin.ip, started);
     request.client_port = origin.port.unwrap_or_default();
     request.hop_is_trusted = edge.settings.trusted.contains(edge.client.ip());
     let mut journey = Journey::begin(Rc::clone(worker), Arc::clone(&edge.settings.listener), request);
+    journey.trace_id = trace.map(|trace| SmallVec::from_slice(trace.trace_id().as_bytes())).unwrap_or_default();
     let outcome = pass(&mut journey, edge, &origin, down, timer).await;
     journey.moved = down.moved();
     match outcome {

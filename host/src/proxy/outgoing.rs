@@ -4,7 +4,7 @@
 //! that `Connection` names, unless they belong to the message: a client cannot
 //! have `Host`, a length or an address header taken away on its way.
 
-use crate::message::{Fields, Name, RequestHead};
+use crate::message::{Fields, Name};
 use crate::net::http1::tokens;
 
 /// Tokens of `Connection` that are looked at.
@@ -92,14 +92,6 @@ fn is_disguised(name: &[u8]) -> bool {
         *to = if *from == b'_' { b'-' } else { *from };
     }
     Name::of(&plain[..name.len()]) != Name::Other
-}
-
-/// Gives the request the authority the upstream wants to see.
-pub(super) fn set_host(head: &mut RequestHead, host: &str) {
-    if head.authority() != host {
-        let host = host.to_owned();
-        head.set_authority(&host);
-    }
 }
 
 #[cfg(test)]
