@@ -22,7 +22,9 @@ use crate::net::http1::ClientConnection;
 use crate::net::{LazyTimer, http2};
 use crate::observe::ReasonFamily;
 use crate::snapshot::Route;
-use crate::upstream::{self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Scheme, Target, Tried, Upstream};
+use crate::upstream::{
+    self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Scheme, Target, Tried, Upstream,
+};
 
 use super::error::ProxyError;
 use super::http::{Edge, Passed};

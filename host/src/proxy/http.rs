@@ -281,7 +281,8 @@ pub async fn exchange<D: Downstream>(
     request.client_port = origin.port.unwrap_or_default();
     request.hop_is_trusted = edge.settings.trusted.contains(edge.client.ip());
     let mut journey = Journey::begin(Rc::clone(worker), Arc::clone(&edge.settings.listener), request);
-    journey.trace_id = trace.map(|trace| SmallVec::from_slice(trace.trace_id().as_bytes())).unwrap_or_default();
+    journey.trace_id =
+        trace.map(|trace| SmallVec::from_slice(trace.trace_id().as_bytes())).unwrap_or_default();
     let outcome = pass(&mut journey, edge, &origin, down, timer).await;
     journey.moved = down.moved();
     match outcome {
