@@ -1,0 +1,67 @@
+//! HTTP/1.1 keep-alive.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{HOST, Recorder, Stream};
+
+/// Sends a request when the answer to the one before is whole.
+pub(super) async fn session(
+    mut stream: impl Stream,
+    path: &str,
+    body_bytes: usize,
+    recorder: &Recorder,
+) -> Result<()> {
+    let request = request(path);
+    let mut buffer = vec![0; 32 * 1024];
+    while !recorder.is_over.get() {
+        let started = Instant::now();
+        stream.write_all(&request).await?;
+        // Over TLS the bytes may wait in the session until they are flushed.
+        stream.flush().await?;
+        receive(&mut stream, &mut buffer, body_bytes).await?;
+        recorder.finished(1, started);
+    }
+    Ok(())
+}
+
+/// One request and its answer.
+pub(crate) async fn exchange(stream: &mut impl Stream, path: &str, body_bytes: usize) -> Result<()> {
+    stream.write_all(&request(path)).await?;
+    stream.flush().await?;
+    receive(stream, &mut vec![0; 4096], body_bytes).await
+}
+
+fn request(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nAccept: */*\r\n\r\n")
+        .into_bytes()
+}
+
+/// Reads one answer whose body must have `body_bytes`, and nothing after it.
+async fn receive(stream: &mut impl Stream, buffer: &mut [u8], body_bytes: usize) -> Result<()> {
+    let mut filled = 0;
+    let head = loop {
+        let read = stream.read(&mut buffer[filled..]).await?;
+        ensure!(read > 0, "the connection was closed before an answer");
+        filled += read;
+        if let Some(at) = memchr::memmem::find(&buffer[..filled], b"\r\n\r\n") {
+            break at + 4;
+        }
+        ensure!(filled < buffer.len(), "the head of an answer does not end");
+    };
+    if !buffer.starts_with(b"HTTP/1.1 200") {
+        let head = String::from_utf8_lossy(&buffer[..head]);
+        bail!("the answer is `{}`", head.lines().next().unwrap_or_default());
+    }
+    let mut left =
+        (head + body_bytes).checked_sub(filled).context("the answer is longer than it should be")?;
+    while left > 0 {
+        let size = left.min(buffer.len());
+        let read = stream.read(&mut buffer[..size]).await?;
+        ensure!(read > 0, "the connection was closed in an answer");
+        left -= read;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! The service behind every proxy: answers from memory over HTTP/1.1 and echoes
+//! frames, on a thread of its own. It reads and writes once a request, into one
+//! buffer for all connections, so that it is never what is measured.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::task::ready;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::process;
+
+/// Where the origin listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin {
+    /// HTTP/1.1: `/small` is answered with 128 bytes, `/large` with 64 KiB.
+    pub(crate) http: SocketAddr,
+    /// Echoes what it is sent.
+    pub(crate) tlv: SocketAddr,
+}
+
+/// The path and the size of the small answer.
+pub(crate) const SMALL: (&str, usize) = ("/api/v1/orders/small", 128);
+/// The path and the size of the large answer.
+pub(crate) const LARGE: (&str, usize) = ("/api/v1/orders/large", 64 * 1024);
+
+const BUFFER: usize = 64 * 1024;
+
+type Shared = Rc<RefCell<Vec<u8>>>;
+
+impl Origin {
+    /// Starts it on the CPUs given.
+    pub(crate) fn start(cpus: Option<Vec<usize>>) -> Result<Self> {
+        let (ready, started) = mpsc::channel();
+        std::thread::Builder::new().name("origin".into()).spawn(move || {
+            let outcome = cpus.map_or(Ok(()), |cpus| process::pin(&cpus));
+            let failed = outcome.and_then(|()| serve(&ready)).err();
+            if let Some(error) = failed {
+                // Whoever waits for the start learns of it; later, the load does.
+                let _ = ready.send(Err(error));
+            }
+        })?;
+        started.recv().context("the origin did not start")?
+    }
+}
+
+fn serve(ready: &mpsc::Sender<Result<Origin>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let http = listen()?;
+        let tlv = listen()?;
+        let _ = ready.send(Ok(Origin { http: http.local_addr()?, tlv: tlv.local_addr()? }));
+        let buffer: Shared = Rc::new(RefCell::new(vec![0; BUFFER]));
+        let echo_buffer = buffer.clone();
+        spawn_local(async move {
+            while let Ok((stream, _)) = tlv.accept().await {
+                let buffer = echo_buffer.clone();
+                spawn_local(async move { echo(stream, buffer).await.ok() });
+            }
+        });
+        let answers = Rc::new([answer(SMALL.1), answer(LARGE.1)]);
+        loop {
+            let (stream, _) = http.accept().await?;
+            let (buffer, answers) = (buffer.clone(), answers.clone());
+            spawn_local(async move { respond(stream, buffer, &answers).await.ok() });
+        }
+    })
+}
+
+fn listen() -> Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    Ok(socket.listen(4096)?)
+}
+
+fn answer(body: usize) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {body}\r\n\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.resize(bytes.len() + body, b'x');
+    bytes
+}
+
+/// Reads what there is into the buffer of all. It is not held over a wait:
+/// whoever awaits this must copy or answer before the next await.
+async fn read(stream: &mut TcpStream, shared: &Shared) -> io::Result<usize> {
+    poll_fn(|context| {
+        let mut memory = shared.borrow_mut();
+        let mut buffer = ReadBuf::new(&mut memory);
+        ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer))?;
+        Ok(buffer.filled().len()).into()
+    })
+    .await
+}
+
+async fn echo(mut stream: TcpStream, shared: Shared) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let filled = read(&mut stream, &shared).await?;
+        if filled == 0 {
+            return Ok(());
+        }
+        let sent = stream.try_write(&shared.borrow()[..filled]).or_else(nothing_yet)?;
+        if sent < filled {
+            let rest = shared.borrow()[sent..filled].to_vec();
+            stream.write_all(&rest).await?;
+        }
+    }
+}
+
+/// Answers every request; none has a body, so each ends with its head.
+async fn respond(mut stream: TcpStream, shared: Shared, answers: &[Vec<u8>; 2]) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut partial: Vec<u8> = Vec::new();
+    loop {
+        let filled = read(&mut stream, &shared).await?;
+        if filled == 0 {
+            return Ok(());
+        }
+        let mut wanted = Vec::new();
+        {
+            let memory = shared.borrow();
+            let fresh = &memory[..filled];
+            if partial.is_empty() && fresh.ends_with(b"\r\n\r\n") && heads(fresh).count() == 1 {
+                wanted.push(which(fresh));
+            } else {
+                partial.extend_from_slice(fresh);
+                let mut start = 0;
+                for end in heads(&partial) {
+                    wanted.push(which(&partial[start..end]));
+                    start = end;
+                }
+                partial.drain(..start);
+            }
+        }
+        for index in wanted {
+            stream.write_all(&answers[index]).await?;
+        }
+    }
+}
+
+/// The ends of the heads in `bytes`.
+fn heads(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    memchr::memmem::find_iter(bytes, b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn which(head: &[u8]) -> usize {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    usize::from(memchr::memmem::find(line, LARGE.0.as_bytes()).is_some())
+}
+
+fn nothing_yet(error: io::Error) -> io::Result<usize> {
+    if error.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(error) }
+}
