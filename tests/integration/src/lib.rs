@@ -1,1 +1,10 @@
-//! Test support.
+//! What the tests of the whole program share.
+//!
+//! [`strict`] reads HTTP/1.1 as the standard's grammar has it and nothing
+//! laxer; it shares no code with the gateway. [`origin`] is an origin that
+//! keeps every byte it receives and answers as a test tells it to. [`frames`]
+//! makes HTTP/2 frames, wrong ones included.
+
+pub mod frames;
+pub mod origin;
+pub mod strict;
