@@ -53,7 +53,10 @@ impl Table {
     fn chunks(&mut self, body: impl AsRef<[u8]>) {
         let mut bytes = b"POST /c HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
         bytes.extend_from_slice(body.as_ref());
-        let name = format!("chunks {:?}", String::from_utf8_lossy(body.as_ref()).chars().take(60).collect::<String>());
+        let name = format!(
+            "chunks {:?}",
+            String::from_utf8_lossy(body.as_ref()).chars().take(60).collect::<String>()
+        );
         self.add(name, bytes, Broken);
     }
 
@@ -66,7 +69,11 @@ impl Table {
     fn start_line(&mut self, statuses: &'static [u16], line: impl AsRef<[u8]>) {
         let mut bytes = line.as_ref().to_vec();
         bytes.extend_from_slice(b"\r\nHost: a.test\r\n\r\n");
-        self.add(format!("start line {:?}", String::from_utf8_lossy(line.as_ref())), bytes, Refused(statuses));
+        self.add(
+            format!("start line {:?}", String::from_utf8_lossy(line.as_ref())),
+            bytes,
+            Refused(statuses),
+        );
     }
 
     fn target(&mut self, target: &str, seen: &'static str, host: &'static str) {
@@ -120,18 +127,50 @@ fn lengths(table: &mut Table) {
     table.framing(BAD, "Content-Length: 5\r\nContent-Length: 6\r\n", "hello!");
     table.framing(BAD, "Content-Length: 0\r\nX: y\r\ncontent-length: 5\r\n", "hello");
     for value in [
-        "5, 5", "5,6", "5 5", "5,", ",5", "+5", "-5", "-0", "0x5", "5h", "5.0", "5e0", "1_0", "5;", "\"5\"",
-        "five", "", " ", "\u{665}", "5 ;a", "18446744073709551616", "99999999999999999999999999", "0x",
-        "5\u{b}", "\u{b}5", "5\u{c}", "%35", "5\u{a0}", "000000000000000000005",
+        "5, 5",
+        "5,6",
+        "5 5",
+        "5,",
+        ",5",
+        "+5",
+        "-5",
+        "-0",
+        "0x5",
+        "5h",
+        "5.0",
+        "5e0",
+        "1_0",
+        "5;",
+        "\"5\"",
+        "five",
+        "",
+        " ",
+        "\u{665}",
+        "5 ;a",
+        "18446744073709551616",
+        "99999999999999999999999999",
+        "0x",
+        "5\u{b}",
+        "\u{b}5",
+        "5\u{c}",
+        "%35",
+        "5\u{a0}",
+        "000000000000000000005",
     ] {
         table.framing(BAD, &format!("Content-Length: {value}\r\n"), "hello");
     }
     table.framing(&[413], "Content-Length: 18446744073709551615\r\n", "hello");
     table.framing(&[413], "Content-Length: 9223372036854775808\r\n", "hello");
-    for name in ["Content-Length ", "Content-Length\t", "Content Length", "Content-Length\u{b}", " Content-Length"] {
+    for name in
+        ["Content-Length ", "Content-Length\t", "Content Length", "Content-Length\u{b}", " Content-Length"]
+    {
         table.framing(BAD, &format!("{name}: 5\r\n"), "hello");
     }
-    let passes = [("Content-Length: 5\r\n", "hello"), ("Content-Length:5\r\n", "hello"), ("content-LENGTH:\t 5 \t\r\n", "hello")];
+    let passes = [
+        ("Content-Length: 5\r\n", "hello"),
+        ("Content-Length:5\r\n", "hello"),
+        ("content-LENGTH:\t 5 \t\r\n", "hello"),
+    ];
     for (fields, body) in passes {
         let bytes = format!("POST /f HTTP/1.1\r\nHost: a.test\r\n{fields}\r\n{body}");
         table.add(format!("length {fields:?}"), bytes, Passed(vec![["POST", "/f", "a.test", "hello"]]));
@@ -146,10 +185,36 @@ fn lengths(table: &mut Table) {
 fn codings(table: &mut Table) {
     const BODY: &str = "5\r\nhello\r\n0\r\n\r\n";
     for value in [
-        "xchunked", "chunked, chunked", "chunked, identity", "identity, chunked", "gzip, chunked", "chunked, gzip",
-        "identity", "gzip", "deflate", "chunked;q=1", "\"chunked\"", "'chunked'", "chun ked", "chunked,", ",chunked",
-        "", "chunk", "chunked\u{b}", "\u{b}chunked", "\u{c}chunked", "\u{a0}chunked", "chunKed ;", "ch\u{17f}unked",
-        "chunked\tidentity", "x, chunked", "chunked x", "chunked\u{0}", "[chunked]", "{chunked}", "chunked/1.0",
+        "xchunked",
+        "chunked, chunked",
+        "chunked, identity",
+        "identity, chunked",
+        "gzip, chunked",
+        "chunked, gzip",
+        "identity",
+        "gzip",
+        "deflate",
+        "chunked;q=1",
+        "\"chunked\"",
+        "'chunked'",
+        "chun ked",
+        "chunked,",
+        ",chunked",
+        "",
+        "chunk",
+        "chunked\u{b}",
+        "\u{b}chunked",
+        "\u{c}chunked",
+        "\u{a0}chunked",
+        "chunKed ;",
+        "ch\u{17f}unked",
+        "chunked\tidentity",
+        "x, chunked",
+        "chunked x",
+        "chunked\u{0}",
+        "[chunked]",
+        "{chunked}",
+        "chunked/1.0",
     ] {
         table.framing(BAD_OR_UNKNOWN, &format!("Transfer-Encoding: {value}\r\n"), BODY);
     }
@@ -188,18 +253,48 @@ fn codings(table: &mut Table) {
 
 fn chunks(table: &mut Table) {
     for body in [
-        "+5\r\nhello\r\n0\r\n\r\n", "-5\r\nhello\r\n0\r\n\r\n", "0x5\r\nhello\r\n0\r\n\r\n", " 5\r\nhello\r\n0\r\n\r\n",
-        "5 \r\nhello\r\n0\r\n\r\n", "5\t\r\nhello\r\n0\r\n\r\n", "5g\r\nhello\r\n0\r\n\r\n", "\r\nhello\r\n0\r\n\r\n",
-        ";a\r\nhello\r\n0\r\n\r\n", "five\r\nhello\r\n0\r\n\r\n", "5\nhello\r\n0\r\n\r\n", "5\rhello\r\n0\r\n\r\n",
-        "5\r\r\nhello\r\n0\r\n\r\n", "5\r\nhello0\r\n\r\n", "5\r\nhello\n0\r\n\r\n", "5\r\nhello\r0\r\n\r\n",
-        "5\r\nhello!\r\n0\r\n\r\n", "4\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n\r\n0\r\n\r\n",
-        "FFFFFFFFFFFFFFFF\r\nhello", "8000000000000000\r\nhello", "10000000000000000\r\nhello",
-        "00000000000000005\r\nhello\r\n0\r\n\r\n", "FFFFFFFFFFFFFFFFFFFF\r\nhello",
-        "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n", "5;a\nhello\r\n0\r\n\r\n", "5;a\r\r\nhello\r\n0\r\n\r\n", "5;\u{0}\r\nhello\r\n0\r\n\r\n",
-        "5;\u{7f}\r\nhello\r\n0\r\n\r\n", "5\u{0}\r\nhello\r\n0\r\n\r\n", "5,\r\nhello\r\n0\r\n\r\n", "5\\;a\r\nhello\r\n0\r\n\r\n",
-        "0\n\r\n", "5\r\nhello\r\n0\r\n\n", "5\r\nhello\r\n0\r\nX : y\r\n\r\n", "5\r\nhello\r\n0\r\nX\r\n\r\n",
-        "5\r\nhello\r\n0\r\n X: y\r\n\r\n", "5\r\nhello\r\n0\r\nX: y\n\r\n", "5\r\nhello\r\n0\r\nX: y\r\n z\r\n\r\n",
-        "5\r\nhello\r\n0\r\nX: \u{0}\r\n\r\n", "5\r\nhello\r\n0\r\nX: y\rz: 1\r\n\r\n", "5\r\nhello\r\n0\r\n: y\r\n\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        " 5\r\nhello\r\n0\r\n\r\n",
+        "5 \r\nhello\r\n0\r\n\r\n",
+        "5\t\r\nhello\r\n0\r\n\r\n",
+        "5g\r\nhello\r\n0\r\n\r\n",
+        "\r\nhello\r\n0\r\n\r\n",
+        ";a\r\nhello\r\n0\r\n\r\n",
+        "five\r\nhello\r\n0\r\n\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        "5\rhello\r\n0\r\n\r\n",
+        "5\r\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello0\r\n\r\n",
+        "5\r\nhello\n0\r\n\r\n",
+        "5\r\nhello\r0\r\n\r\n",
+        "5\r\nhello!\r\n0\r\n\r\n",
+        "4\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFF\r\nhello",
+        "8000000000000000\r\nhello",
+        "10000000000000000\r\nhello",
+        "00000000000000005\r\nhello\r\n0\r\n\r\n",
+        "FFFFFFFFFFFFFFFFFFFF\r\nhello",
+        "5;a=\"\n\"\r\nhello\r\n0\r\n\r\n",
+        "5;a\nhello\r\n0\r\n\r\n",
+        "5;a\r\r\nhello\r\n0\r\n\r\n",
+        "5;\u{0}\r\nhello\r\n0\r\n\r\n",
+        "5;\u{7f}\r\nhello\r\n0\r\n\r\n",
+        "5\u{0}\r\nhello\r\n0\r\n\r\n",
+        "5,\r\nhello\r\n0\r\n\r\n",
+        "5\\;a\r\nhello\r\n0\r\n\r\n",
+        "0\n\r\n",
+        "5\r\nhello\r\n0\r\n\n",
+        "5\r\nhello\r\n0\r\nX : y\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX\r\n\r\n",
+        "5\r\nhello\r\n0\r\n X: y\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: y\n\r\n",
+        "5\r\nhello\r\n0\r\nX: y\r\n z\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: \u{0}\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX: y\rz: 1\r\n\r\n",
+        "5\r\nhello\r\n0\r\n: y\r\n\r\n",
     ] {
         table.chunks(body);
     }
@@ -214,7 +309,10 @@ fn chunks(table: &mut Table) {
     table.sound_chunks("1\r\nh\r\n1\r\ne\r\nA\r\nllo world!\r\n0\r\n\r\n", "hello world!");
     table.sound_chunks("a\r\n0\r\n\r\nGET /\r\n0\r\n\r\n", "0\r\n\r\nGET /");
     table.sound_chunks("5\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n", "hello");
-    table.sound_chunks("5\r\nhello\r\n0\r\nContent-Length: 50\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\r\n", "hello");
+    table.sound_chunks(
+        "5\r\nhello\r\n0\r\nContent-Length: 50\r\nTransfer-Encoding: chunked\r\nHost: evil\r\n\r\n",
+        "hello",
+    );
     table.sound_chunks("0\r\n\r\n", "");
 }
 
@@ -249,8 +347,23 @@ fn line_ends(table: &mut Table) {
     let one = "\r\nGET /e HTTP/1.1\r\nHost: a.test\r\n\r\n";
     table.add("one empty line in front", one, Passed(vec![["GET", "/e", "a.test", ""]]));
     for line in [
-        &b"X: a\0b"[..], b"X: a\x01b", b"X: a\x7fb", b"X:\x0b1", b"X\x80: 1", b"X Y: 1", b"X\t: 1", b"X@Y: 1", b"X[: 1", b"X",
-        b": 1", b"X\0: 1", b"X: 1\r2", b"\"X\": 1", b"X;: 1", b"X/Y: 1", b"\xc3\xa9: 1",
+        &b"X: a\0b"[..],
+        b"X: a\x01b",
+        b"X: a\x7fb",
+        b"X:\x0b1",
+        b"X\x80: 1",
+        b"X Y: 1",
+        b"X\t: 1",
+        b"X@Y: 1",
+        b"X[: 1",
+        b"X",
+        b": 1",
+        b"X\0: 1",
+        b"X: 1\r2",
+        b"\"X\": 1",
+        b"X;: 1",
+        b"X/Y: 1",
+        b"\xc3\xa9: 1",
     ] {
         table.field(line);
     }
@@ -258,12 +371,39 @@ fn line_ends(table: &mut Table) {
 
 fn start_lines(table: &mut Table) {
     for line in [
-        "GET  / HTTP/1.1", "GET / HTTP/1.1 ", "GET /  HTTP/1.1", "GET\t/ HTTP/1.1", "GET /\tHTTP/1.1", "GET / HTTP/1.2",
-        "GET / HTTP/1.10", "GET / HTTP/2.0", "GET / HTTP/0.9", "GET / HTTP/01.1", "GET / http/1.1", "GET / HTTP/ 1.1",
-        "GET / HTTP 1.1", "GET / HTTP/1,1", "GET / HTTP/1.1x", "GET / ICY/1.1", "GET / HTTP/-1.1", "GET /", "GET", "/ HTTP/1.1",
-        "GE(T / HTTP/1.1", "G\u{0}T / HTTP/1.1", "GET,POST / HTTP/1.1", "\"GET\" / HTTP/1.1", "GET: / HTTP/1.1", "GÉT / HTTP/1.1",
-        "GET / a HTTP/1.1", "GET / HTTP/1.1 HTTP/1.1", "GET /\u{0} HTTP/1.1", "GET /\u{1} HTTP/1.1", "GET /\u{7f} HTTP/1.1",
-        "GET /\u{b} HTTP/1.1", "GET / HTTP/1.1\u{0}",
+        "GET  / HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        "GET /  HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET /\tHTTP/1.1",
+        "GET / HTTP/1.2",
+        "GET / HTTP/1.10",
+        "GET / HTTP/2.0",
+        "GET / HTTP/0.9",
+        "GET / HTTP/01.1",
+        "GET / http/1.1",
+        "GET / HTTP/ 1.1",
+        "GET / HTTP 1.1",
+        "GET / HTTP/1,1",
+        "GET / HTTP/1.1x",
+        "GET / ICY/1.1",
+        "GET / HTTP/-1.1",
+        "GET /",
+        "GET",
+        "/ HTTP/1.1",
+        "GE(T / HTTP/1.1",
+        "G\u{0}T / HTTP/1.1",
+        "GET,POST / HTTP/1.1",
+        "\"GET\" / HTTP/1.1",
+        "GET: / HTTP/1.1",
+        "GÉT / HTTP/1.1",
+        "GET / a HTTP/1.1",
+        "GET / HTTP/1.1 HTTP/1.1",
+        "GET /\u{0} HTTP/1.1",
+        "GET /\u{1} HTTP/1.1",
+        "GET /\u{7f} HTTP/1.1",
+        "GET /\u{b} HTTP/1.1",
+        "GET / HTTP/1.1\u{0}",
     ] {
         table.start_line(BAD, line);
     }
@@ -277,11 +417,46 @@ fn start_lines(table: &mut Table) {
 
 fn targets(table: &mut Table) {
     for target in [
-        "*", "a", "a/b", "?x", "#f", "/a#f", "http:/a", "http:///a", "http://", "http://u@a.test/", "http://u:p@a.test/",
-        "http://a.test:99999/", "http://a.test:x/", "http://a b/", "ftp://a.test/", "file:///etc/passwd", "javascript:1",
-        "http://[::1/", "http://[zz]/", "http://a.test#f", "/%", "/%4", "/%zz", "/%00", "/a%5cb", "/a\\b", "/..", "/../a",
-        "/a/../../b", "/%2e%2e/a", "/a/..;/b", "/..;x/a", "/.;/a", "\\a", "/%c0%ae%c0%ae/../../../x", "a.test:443", "http://.a.test/",
-        "http://a..test/", "http://a%2etest/", "//../a",
+        "*",
+        "a",
+        "a/b",
+        "?x",
+        "#f",
+        "/a#f",
+        "http:/a",
+        "http:///a",
+        "http://",
+        "http://u@a.test/",
+        "http://u:p@a.test/",
+        "http://a.test:99999/",
+        "http://a.test:x/",
+        "http://a b/",
+        "ftp://a.test/",
+        "file:///etc/passwd",
+        "javascript:1",
+        "http://[::1/",
+        "http://[zz]/",
+        "http://a.test#f",
+        "/%",
+        "/%4",
+        "/%zz",
+        "/%00",
+        "/a%5cb",
+        "/a\\b",
+        "/..",
+        "/../a",
+        "/a/../../b",
+        "/%2e%2e/a",
+        "/a/..;/b",
+        "/..;x/a",
+        "/.;/a",
+        "\\a",
+        "/%c0%ae%c0%ae/../../../x",
+        "a.test:443",
+        "http://.a.test/",
+        "http://a..test/",
+        "http://a%2etest/",
+        "//../a",
     ] {
         table.start_line(BAD, format!("GET {target} HTTP/1.1"));
     }
@@ -315,20 +490,65 @@ fn hosts(table: &mut Table) {
     table.add("no host, absolute target", "GET http://a.test/ HTTP/1.1\r\nX: 1\r\n\r\n", Refused(BAD));
     table.add("two hosts", "GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", Refused(BAD));
     table.add("the same host twice", "GET / HTTP/1.1\r\nHost: a.test\r\nhOST: a.test\r\n\r\n", Refused(BAD));
-    table.add("two hosts, absolute target", "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nHost: b\r\n\r\n", Refused(BAD));
+    table.add(
+        "two hosts, absolute target",
+        "GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nHost: b\r\n\r\n",
+        Refused(BAD),
+    );
     table.add("two hosts in HTTP/1.0", "GET / HTTP/1.0\r\nHost: a.test\r\nHost: b\r\n\r\n", Refused(BAD));
     table.add("folded host", "GET / HTTP/1.1\r\nHost:\r\n a.test\r\n\r\n", Refused(BAD));
     table.add("space before the colon", "GET / HTTP/1.1\r\nHost : a.test\r\n\r\n", Refused(BAD));
     for host in [
-        "", " ", " a@b", " u:p@a.test", " a.test/x", " a.test?x", " a.test#x", " a.test,b.test", " a.test, b.test", " a b",
-        " a\tb", " a:b", " a:", " a:0", " a:65536", " a:+80", " a:80:80", " a:8 0", " [::1", " ::1", " [::1]x", " [zz]", " [::1]:x", " .a",
-        " a..b", " a%00b", " a%2eb", " a\\b", " \"a\"", " http://a.test", " a;b", " a=b", " (a)", " a!", " *", " a$b", " <a>", " \u{e9}.test",
+        "",
+        " ",
+        " a@b",
+        " u:p@a.test",
+        " a.test/x",
+        " a.test?x",
+        " a.test#x",
+        " a.test,b.test",
+        " a.test, b.test",
+        " a b",
+        " a\tb",
+        " a:b",
+        " a:",
+        " a:0",
+        " a:65536",
+        " a:+80",
+        " a:80:80",
+        " a:8 0",
+        " [::1",
+        " ::1",
+        " [::1]x",
+        " [zz]",
+        " [::1]:x",
+        " .a",
+        " a..b",
+        " a%00b",
+        " a%2eb",
+        " a\\b",
+        " \"a\"",
+        " http://a.test",
+        " a;b",
+        " a=b",
+        " (a)",
+        " a!",
+        " *",
+        " a$b",
+        " <a>",
+        " \u{e9}.test",
         " a\u{0}b",
     ] {
         table.host(host);
     }
     table.host(format!(" {}", "a".repeat(300)));
-    let passes = [(":a.test", "a.test"), (": a.test \t", "a.test"), (": A.test:80", "A.test:80"), (": [::1]:80", "[::1]:80"), (": my_host", "my_host")];
+    let passes = [
+        (":a.test", "a.test"),
+        (": a.test \t", "a.test"),
+        (": A.test:80", "A.test:80"),
+        (": [::1]:80", "[::1]:80"),
+        (": my_host", "my_host"),
+    ];
     for (value, seen) in passes {
         let bytes = format!("GET /h HTTP/1.1\r\nHost{value}\r\n\r\n");
         table.add(format!("sound host {value:?}"), bytes, Passed(vec![["GET", "/h", seen, ""]]));
@@ -356,12 +576,14 @@ fn hops(table: &mut Table) {
         table.harmless(fields);
     }
     for value in ["200-ok", "100-continue, x", "100-continued", "", "x"] {
-        let bytes = format!("POST /x HTTP/1.1\r\nHost: a.test\r\nExpect: {value}\r\nContent-Length: 1\r\n\r\nx");
+        let bytes =
+            format!("POST /x HTTP/1.1\r\nHost: a.test\r\nExpect: {value}\r\nContent-Length: 1\r\n\r\nx");
         table.add(format!("expect {value:?}"), bytes, Refused(&[400, 417]));
     }
     let sound = "POST /x HTTP/1.1\r\nHost: a.test\r\nExpect: 100-CONTINUE\r\nContent-Length: 1\r\n\r\nx";
     table.add("expect with the body at once", sound, Passed(vec![["POST", "/x", "a.test", "x"]]));
-    let named = "POST /x HTTP/1.1\r\nHost: a.test\r\nConnection: Content-Length\r\nContent-Length: 4\r\n\r\nGET ";
+    let named =
+        "POST /x HTTP/1.1\r\nHost: a.test\r\nConnection: Content-Length\r\nContent-Length: 4\r\n\r\nGET ";
     table.add("the length named by Connection", named, Passed(vec![["POST", "/x", "a.test", "GET "]]));
     let named = "POST /x HTTP/1.1\r\nHost: a.test\r\nConnection: Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
     table.add("the coding named by Connection", named, Passed(vec![["POST", "/x", "a.test", "x"]]));
@@ -371,22 +593,49 @@ fn pipelines(table: &mut Table) {
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
     let seen = |path: &'static str| ["GET", path, "a.test", ""];
     table.add("two", get("/1") + &get("/2"), Passed(vec![seen("/1"), seen("/2")]));
-    table.add("one with a body between", get("/1") + "POST /p HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nGET" + &get("/2"),
-        Passed(vec![seen("/1"), ["POST", "/p", "a.test", "GET"], seen("/2")]));
-    table.add("GET with a body", "GET /g HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nbody".to_owned() + &get("/2"),
-        Passed(vec![["GET", "/g", "a.test", "body"], seen("/2")]));
-    table.add("no length is no body", "POST /p HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned() + &get("/2"),
-        Passed(vec![["POST", "/p", "a.test", ""], seen("/2")]));
-    table.add("a chunked one before", "POST /p HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n".to_owned() + &get("/2"),
-        Passed(vec![["POST", "/p", "a.test", "x"], seen("/2")]));
+    table.add(
+        "one with a body between",
+        get("/1") + "POST /p HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nGET" + &get("/2"),
+        Passed(vec![seen("/1"), ["POST", "/p", "a.test", "GET"], seen("/2")]),
+    );
+    table.add(
+        "GET with a body",
+        "GET /g HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\r\nbody".to_owned() + &get("/2"),
+        Passed(vec![["GET", "/g", "a.test", "body"], seen("/2")]),
+    );
+    table.add(
+        "no length is no body",
+        "POST /p HTTP/1.1\r\nHost: a.test\r\n\r\n".to_owned() + &get("/2"),
+        Passed(vec![["POST", "/p", "a.test", ""], seen("/2")]),
+    );
+    table.add(
+        "a chunked one before",
+        "POST /p HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+            .to_owned()
+            + &get("/2"),
+        Passed(vec![["POST", "/p", "a.test", "x"], seen("/2")]),
+    );
     table.add("garbage behind a good one", get("/1") + "garbage\r\n\r\n", PassedThenClosed(vec![seen("/1")]));
-    table.add("two lengths behind a good one", get("/1") + "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-        PassedThenClosed(vec![seen("/1")]));
-    table.add("a body that is too long", "POST /p HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\n\r\nxyz\r\n\r\n",
-        PassedThenClosed(vec![["POST", "/p", "a.test", "x"]]));
-    table.add("behind Connection: close", "GET /1 HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n".to_owned() + &get("/2"),
-        PassedThenClosed(vec![seen("/1")]));
-    table.add("behind HTTP/1.0", "GET /1 HTTP/1.0\r\nHost: a.test\r\n\r\n".to_owned() + &get("/2"), PassedThenClosed(vec![seen("/1")]));
+    table.add(
+        "two lengths behind a good one",
+        get("/1") + "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+        PassedThenClosed(vec![seen("/1")]),
+    );
+    table.add(
+        "a body that is too long",
+        "POST /p HTTP/1.1\r\nHost: a.test\r\nContent-Length: 1\r\n\r\nxyz\r\n\r\n",
+        PassedThenClosed(vec![["POST", "/p", "a.test", "x"]]),
+    );
+    table.add(
+        "behind Connection: close",
+        "GET /1 HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n".to_owned() + &get("/2"),
+        PassedThenClosed(vec![seen("/1")]),
+    );
+    table.add(
+        "behind HTTP/1.0",
+        "GET /1 HTTP/1.0\r\nHost: a.test\r\n\r\n".to_owned() + &get("/2"),
+        PassedThenClosed(vec![seen("/1")]),
+    );
     table.add("behind a refused upgrade to WebSocket",
         "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".to_owned() + &get("/2"),
         Passed(vec![seen("/ws"), seen("/2")]));
