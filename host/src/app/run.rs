@@ -27,6 +27,7 @@ use crate::admin::{
 use crate::config::objects;
 use crate::config::source::{DirectorySource, Source};
 use crate::control::{Control, NodeView, Phase};
+use crate::message::path_signature::FleetKey;
 use crate::net::tls::Sessions;
 use crate::net::{Counters, Inherited, Listeners, Outcome, Queue, takeover};
 use crate::observe::{LogWriter, Metrics, host_name, start_events};
@@ -128,18 +129,20 @@ impl Main {
         let counters = Arc::new(Counters::default());
         let metrics = Metrics::new(workers, &boot.node.id);
         let log = LogWriter::start(&boot.log, &boot.node.id).context("cannot open the access log")?;
+        let signing_key = fleet_key.as_deref().map(FleetKey::new).transpose().map_err(anyhow::Error::msg)?;
         let way_key = fleet_key.as_deref().and_then(|key| WayKey::new(&[key]));
         let environment = Environment::new(upstream::Options { way_key, ..upstream::Options::default() });
         let node = NodeIdentity {
             id: boot.node.id.as_str().into(),
             region: boot.node.region.as_str().into(),
-            fleet_key: fleet_key.map(Into::into),
+            fleet_key: signing_key,
         };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             counters,
             metrics,
             node,
+            trace: boot.trace.origin().map_err(anyhow::Error::msg)?,
         });
         let directory = boot.store.directory.clone().unwrap_or_else(|| "conf".into());
         let listener_statuses = Arc::new(Mutex::new(Vec::new()));

@@ -27,6 +27,7 @@ use crate::upstream::{
 };
 
 use super::error::ProxyError;
+use super::hops;
 use super::http::{Edge, Passed};
 use super::journey::Journey;
 use super::outgoing;
@@ -106,6 +107,7 @@ pub(super) async fn forward<D: Downstream>(
             let host = host.to_owned();
             journey.exchange.request.set_authority(&host);
         }
+        hops::sign(journey, &target);
         journey.attempts += 1;
         journey.target = Some(target);
         let error = match attempt(journey, &plan, &upstream, down, &mut upload, timer).await {

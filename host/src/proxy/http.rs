@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::config::objects::Limits;
 use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Verdict};
 use crate::message::forwarded::Origin;
-use crate::message::trace::{self, IdSource, TraceOrigin};
+use crate::message::trace::{self, IdSource};
 use crate::message::{BodyLength, Client, Downstream, IpSet, Method, RequestHead, Scheme, Subject};
 use crate::net::http1::{HeadLimits, RequestError, ServerConnection};
 use crate::net::path::Slashes;
@@ -29,6 +29,7 @@ use crate::upstream::Timeouts;
 
 use super::error::{ProxyError, refusal};
 use super::forward::{self, Upgraded};
+use super::hops;
 use super::journey::Journey;
 use super::transfer::{self, Bounds};
 use super::upgrade;
@@ -276,11 +277,13 @@ pub async fn exchange<D: Downstream>(
     if let Some(stop) = &origin.stop {
         worker.metrics.reason(ReasonFamily::Identity, stop.as_str());
     }
-    let trace = trace::pass_on(&mut head.fields, TraceOrigin::default(), &edge.settings.ids);
+    let trace = trace::pass_on(&mut head.fields, worker.shared.trace, &edge.settings.ids);
+    let path = hops::take(worker, &mut head.fields);
     let mut request = Exchange::new(head, Arc::clone(&edge.client), origin.ip, started);
     request.client_port = origin.port.unwrap_or_default();
     request.hop_is_trusted = edge.settings.trusted.contains(edge.client.ip());
     let mut journey = Journey::begin(Rc::clone(worker), Arc::clone(&edge.settings.listener), request);
+    journey.path = path;
     journey.trace_id =
         trace.map(|trace| SmallVec::from_slice(trace.trace_id().as_bytes())).unwrap_or_default();
     let outcome = pass(&mut journey, edge, &origin, down, timer).await;

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::filter::Exchange;
 use crate::message::Moved;
+use crate::message::path_signature::Path;
 use crate::observe::{HttpRecord, ReasonFamily, RequestSample, Times, UpstreamRecord, VerdictRecord};
 use crate::snapshot::Route;
 use crate::upstream::{Target, Upstream};
@@ -38,6 +39,8 @@ pub(super) struct Journey {
     pub(super) forwarded: Option<Instant>,
     pub(super) upgrade: Box<[u8]>,
     pub(super) trace_id: SmallVec<[u8; 32]>,
+    /// The gateways it passed before this one, checked.
+    pub(super) path: Option<Box<Path>>,
 }
 
 impl Journey {
@@ -60,6 +63,7 @@ impl Journey {
             forwarded: None,
             upgrade: Box::default(),
             trace_id: SmallVec::new(),
+            path: None,
         }
     }
 

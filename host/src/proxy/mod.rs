@@ -7,6 +7,7 @@
 
 pub mod error;
 mod forward;
+mod hops;
 pub mod http;
 pub mod http2;
 mod journey;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::message::path_signature::FleetKey;
+use crate::message::trace::TraceOrigin;
 use crate::net::{BufferLimits, BufferPool, Counters, Tasks, http1, http2};
 use crate::observe::{AccessLog, Metrics, WorkerMetrics};
 use crate::snapshot::Snapshot;
@@ -23,17 +25,19 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Who this node is.
     pub node: NodeIdentity,
+    /// Where the trace context of a request without one comes from.
+    pub trace: TraceOrigin,
 }
 
 /// Who this node is towards its fleet.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct NodeIdentity {
     /// Unique in the fleet.
     pub id: Box<str>,
     /// The region's name.
     pub region: Box<str>,
     /// The key that signs `x-sluice-path`; none: paths are neither believed nor signed.
-    pub fleet_key: Option<Arc<[u8]>>,
+    pub fleet_key: Option<FleetKey>,
 }
 
 /// One worker thread's own things. Flows hold it by `Rc`.
