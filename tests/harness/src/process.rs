@@ -27,6 +27,7 @@ pub struct Process {
     log: PathBuf,
     stop: Signal,
     exited: Option<ExitStatus>,
+    told_to_end: bool,
 }
 
 impl Process {
@@ -37,7 +38,14 @@ impl Process {
         command.stdin(Stdio::null()).stdout(copy).stderr(file);
         without_proxies(&mut command);
         let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
-        Process { name: name.to_owned(), child, log: log.to_owned(), stop: Signal::KILL, exited: None }
+        Process {
+            name: name.to_owned(),
+            child,
+            log: log.to_owned(),
+            stop: Signal::KILL,
+            exited: None,
+            told_to_end: false,
+        }
     }
 
     /// Sets the signal that dropping sends first; without it, it kills at once.
@@ -54,6 +62,8 @@ impl Process {
     /// Sends a signal; a process that has ended is left alone.
     pub fn signal(&mut self, signal: Signal) {
         if self.exit_status().is_none() {
+            self.told_to_end |=
+                [Signal::TERM, Signal::INT, Signal::QUIT, Signal::KILL, Signal::ABORT].contains(&signal);
             // It may end between the two lines; then there is nobody to tell.
             let _ = kill_process(self.raw_pid(), signal);
         }
@@ -97,6 +107,15 @@ impl Process {
         }
     }
 
+    /// Panics with the log if it has panicked, or has ended without a signal
+    /// that told it to.
+    pub fn expect_sound(&mut self) {
+        if !self.told_to_end {
+            self.expect_running();
+        }
+        assert!(!self.log().contains("panicked at"), "{} has panicked\n{}", self.name, self.log_tail());
+    }
+
     /// Waits for `ready`, and panics with the log when the process ends or the
     /// deadline passes first.
     pub fn until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
@@ -135,6 +154,16 @@ impl Process {
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         self.status_field("VmRSS:") * 1024
+    }
+
+    /// Proportional memory in bytes: what is shared with other processes counts
+    /// in part. Slower to read than [`Process::resident_bytes`].
+    pub fn proportional_bytes(&self) -> u64 {
+        let rollup = self.proc_file("smaps_rollup");
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let number =
+            line.and_then(|line| line.split_whitespace().next()).and_then(|word| word.parse::<u64>().ok());
+        number.unwrap_or_else(|| panic!("{} has no Pss in its smaps_rollup", self.name)) * 1024
     }
 
     /// Threads.
@@ -249,4 +278,56 @@ pub fn program(name: &str) -> PathBuf {
 
 pub(crate) fn io_ok<T>(what: &str, result: io::Result<T>) -> T {
     result.unwrap_or_else(|error| panic!("{what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> (Process, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = tool("sh");
+        command.args(["-c", script]);
+        (Process::spawn("shell", command, &folder.path().join("log")), folder)
+    }
+
+    #[test]
+    fn a_process_ends_with_its_value() {
+        let (mut process, _folder) = shell("echo ready; exec sleep 600");
+        process.until_logged("ready");
+        process.expect_sound();
+        assert!(process.proportional_bytes() > 0);
+        let proc = PathBuf::from(format!("/proc/{}", process.pid()));
+        drop(process);
+        assert!(!proc.exists());
+    }
+
+    #[test]
+    fn one_that_was_told_to_end_is_sound() {
+        let (mut process, _folder) = shell("exec sleep 600");
+        process.kill();
+        process.expect_sound();
+    }
+
+    #[test]
+    #[should_panic(expected = "shell has ended")]
+    fn one_that_ends_by_itself_is_not() {
+        let (mut process, _folder) = shell("exit 3");
+        process.wait(Duration::from_secs(10));
+        process.expect_sound();
+    }
+
+    #[test]
+    #[should_panic(expected = "shell has panicked")]
+    fn nor_is_one_that_panicked_and_went_on() {
+        let (mut process, _folder) = shell("echo \"thread 'x' panicked at y\"; exec sleep 600");
+        process.until_logged("panicked");
+        process.expect_sound();
+    }
+
+    #[test]
+    #[should_panic(expected = "cargo xtask setup")]
+    fn a_missing_tool_names_the_set_up_command() {
+        tool("no-such-program");
+    }
 }

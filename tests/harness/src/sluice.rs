@@ -58,7 +58,8 @@ pub struct SluiceBuilder {
 }
 
 /// A running gateway. Dropping it kills it; if the test failed, its log is
-/// printed.
+/// printed. A test fails, too, in which the gateway panicked or ended without
+/// being told to: it must survive whatever it is sent.
 pub struct Sluice {
     process: Process,
     folder: TempDir,
@@ -287,14 +288,27 @@ impl Sluice {
         assert!(gone.contains(&true), "there is no {kind}/{id} to remove");
     }
 
-    /// Puts an object and waits until the gateway has taken it up: a new
-    /// revision is in force, or the object is in quarantine.
+    /// Puts an object that differs from what is there and waits until the
+    /// gateway has taken it up, whether it is in force then or in quarantine
+    /// ([`Sluice::quarantined`]). A listener is open then, too.
     pub fn apply(&self, kind: &str, id: &str, object: impl Document) {
         let before = self.revision();
         self.put(kind, id, object);
-        eventually(&format!("{kind}/{id} is applied"), || {
-            let changed = self.revision() != before || self.quarantined(kind, id).is_some();
-            changed.then_some(())
+        // Every change that is read makes a revision, one that is refused as well:
+        // an older quarantine of the same object must not be taken for this one.
+        eventually(&format!("{kind}/{id} is applied"), || (self.revision() != before).then_some(()));
+        if kind == "listeners" && self.quarantined(kind, id).is_none() {
+            self.until_open(id);
+        }
+    }
+
+    /// Waits until a listener is open on all its addresses.
+    pub fn until_open(&self, listener: &str) {
+        eventually(&format!("listener {listener} is open"), || {
+            let status = self.status();
+            let found = status["listeners"].as_array()?.iter().find(|one| one["id"] == listener)?;
+            let binds = found["binds"].as_array()?;
+            (!binds.is_empty() && binds.iter().all(|bind| bind["error"].is_null())).then_some(())
         });
     }
 
@@ -426,6 +440,14 @@ impl Sluice {
         let command =
             run_command(&self.program, folder, &arguments, &self.environment, self.namespace.as_ref());
         Process::spawn("sluice", command, &folder.join("sluice.log"))
+    }
+}
+
+impl Drop for Sluice {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.process.expect_sound();
+        }
     }
 }
 
