@@ -121,6 +121,12 @@ impl Client {
         client
     }
 
+    /// The same connection, to read from in another thread.
+    pub fn reader(&self) -> Client {
+        let stream = self.stream.try_clone().expect("a socket can be shared");
+        Client { stream, buffer: self.buffer.clone() }
+    }
+
     /// Sends bytes; false when the gateway has ended the connection.
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         self.stream.write_all(bytes.as_ref()).is_ok()
