@@ -13,7 +13,8 @@ use sluice_tests::origin::Origin;
 /// A gateway whose only route leads to those nodes.
 fn gateway(nodes: &[String], listener: Value, upstream: Value) -> Sluice {
     let mut upstream = upstream;
-    upstream["nodes"] = nodes.iter().map(|node| (node.clone(), json!(1))).collect::<serde_json::Map<_, _>>().into();
+    upstream["nodes"] =
+        nodes.iter().map(|node| (node.clone(), json!(1))).collect::<serde_json::Map<_, _>>().into();
     Sluice::builder()
         .listener("edge", listener)
         .put("routes", "all", json!({"uri": "/*", "upstream": upstream}))
@@ -57,7 +58,8 @@ fn chunks_and_trailers_pass_both_ways() {
     let origin = HttpEcho::start("origin");
     let sluice = plain(&origin);
     let mut client = sluice.connect("edge");
-    client.send("POST /?echo=1&trailer=x-sum:7 HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\nConnection: TE\r\n");
+    client
+        .send("POST /?echo=1&trailer=x-sum:7 HTTP/1.1\r\nHost: a.test\r\nTE: trailers\r\nConnection: TE\r\n");
     client.send("Transfer-Encoding: chunked\r\nTrailer: X-Client\r\n\r\n5\r\nhello\r\n");
     let head = String::from_utf8(client.read_until(b"\r\n\r\n")).unwrap().to_lowercase();
     assert!(head.starts_with("http/1.1 200") && head.contains("transfer-encoding: chunked"), "{head}");
@@ -78,14 +80,18 @@ fn answers_without_a_body_leave_the_connection_in_step() {
     let mut client = sluice.connect("edge");
     client.send("HEAD /?size=1000 HTTP/1.1\r\nHost: a.test\r\n\r\n");
     let head = String::from_utf8(client.read_until(b"\r\n\r\n")).unwrap();
-    assert!(head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-length: 1000"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-length: 1000"),
+        "{head}"
+    );
     for status in [204, 304] {
         client.send(format!("GET /?status={status} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
         let head = String::from_utf8(client.read_until(b"\r\n\r\n")).unwrap();
         assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
         assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
     }
-    client.send("HEAD /none HTTP/1.1\r\nHost: a.test\r\n\r\nGET /last?size=3 HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    client
+        .send("HEAD /none HTTP/1.1\r\nHost: a.test\r\n\r\nGET /last?size=3 HTTP/1.1\r\nHost: a.test\r\n\r\n");
     client.read_until(b"\r\n\r\n");
     let (status, _, body) = client.read_answer();
     assert_eq!((status, body.len()), (200, 3));
@@ -141,7 +147,8 @@ fn large_bodies_pass_whole_both_ways() {
 fn an_early_answer_reaches_a_client_that_still_sends() {
     let early = Origin::start(|talk| {
         if talk.head().is_some() {
-            let _ = talk.send("HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry");
+            let _ =
+                talk.send("HTTP/1.1 413 Too Large\r\nContent-Length: 5\r\nConnection: close\r\n\r\nsorry");
             talk.finish();
             talk.drain();
         }
@@ -167,7 +174,10 @@ fn a_client_that_leaves_cancels_what_it_asked_for() {
     for (count, path) in [(1, "/head"), (2, "/body")] {
         let mut client = sluice.connect("edge");
         client.send(format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n"));
-        origin.until("the request", |log| log.received.last().is_some_and(|bytes| bytes.ends_with(b"\r\n\r\n")) && log.received.len() == count);
+        origin.until("the request", |log| {
+            log.received.last().is_some_and(|bytes| bytes.ends_with(b"\r\n\r\n"))
+                && log.received.len() == count
+        });
         drop(client);
         origin.until("the end of the upstream connection", |log| log.ended == count);
     }
@@ -190,7 +200,8 @@ fn tried(method: &str, body: &str, fault: fn(&mut sluice_tests::origin::Conversa
     client.send(format!("{method} / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n{length}\r\n{body}"));
     let answer = client.read_to_close();
     let status = String::from_utf8_lossy(&answer).split(' ').nth(1).and_then(|word| word.parse().ok());
-    let arrived = nodes.iter().map(|node| node.log().received.iter().filter(|bytes| !bytes.is_empty()).count()).sum();
+    let arrived =
+        nodes.iter().map(|node| node.log().received.iter().filter(|bytes| !bytes.is_empty()).count()).sum();
     (status.unwrap_or(0), arrived)
 }
 
@@ -200,22 +211,31 @@ fn only_what_is_safe_is_sent_again() {
     assert_eq!(tried("POST", "body", |talk| drop(talk.head())), (502, 1));
     assert_eq!(tried("POST", "", |talk| drop(talk.head())), (502, 1));
     assert_eq!(tried("PATCH", "", |talk| drop(talk.head())), (502, 1));
-    assert_eq!(tried("PUT", "body", |talk| {
-        talk.head();
-        talk.body(4);
-    }), (502, 1));
+    assert_eq!(
+        tried("PUT", "body", |talk| {
+            talk.head();
+            talk.body(4);
+        }),
+        (502, 1)
+    );
     // Idempotent, and nothing of an answer came: every node is tried once.
     assert_eq!(tried("GET", "", |talk| drop(talk.head())), (502, 2));
     // A byte of an answer came.
-    assert_eq!(tried("GET", "", |talk| {
-        talk.head();
-        let _ = talk.send("H");
-    }), (502, 1));
+    assert_eq!(
+        tried("GET", "", |talk| {
+            talk.head();
+            let _ = talk.send("H");
+        }),
+        (502, 1)
+    );
     // An answer that is no HTTP is not asked for again.
-    assert_eq!(tried("GET", "", |talk| {
-        talk.head();
-        let _ = talk.send("garbage\r\n\r\n");
-    }), (502, 1));
+    assert_eq!(
+        tried("GET", "", |talk| {
+            talk.head();
+            let _ = talk.send("garbage\r\n\r\n");
+        }),
+        (502, 1)
+    );
 }
 
 #[test]
@@ -302,11 +322,24 @@ fn upstream_waits_end_at_their_limits() {
 #[test]
 fn a_broken_answer_is_never_a_short_success() {
     let origin = HttpEcho::start("origin");
-    let mut sluice = gateway(&[origin.node()], json!({}), json!({"timeout": {"connect": 2, "send": 2, "read": 1}}));
+    let mut sluice =
+        gateway(&[origin.node()], json!({}), json!({"timeout": {"connect": 2, "send": 2, "read": 1}}));
     let before = sluice.observe().resident_bytes();
     for fault in [
-        "reset", "close", "half-head", "reset-body", "short-body", "stall-body", "bad-chunk", "unfinished-chunks",
-        "garbage", "two-lengths", "length-and-chunks", "nul", "big-head", "silence",
+        "reset",
+        "close",
+        "half-head",
+        "reset-body",
+        "short-body",
+        "stall-body",
+        "bad-chunk",
+        "unfinished-chunks",
+        "garbage",
+        "two-lengths",
+        "length-and-chunks",
+        "nul",
+        "big-head",
+        "silence",
     ] {
         for method in ["GET", "POST"] {
             let url = format!("{}/?fault={fault}&size=10000", sluice.url("edge"));
@@ -332,7 +365,8 @@ fn a_broken_answer_is_never_a_short_success() {
         "HTTP/2.0 200 OK\r\nContent-Length: 5\r\n\r\nhello",
     ] {
         let origin = Origin::once(cut);
-        let sluice = gateway(&[origin.node()], json!({}), json!({"timeout": {"connect": 2, "send": 2, "read": 2}}));
+        let sluice =
+            gateway(&[origin.node()], json!({}), json!({"timeout": {"connect": 2, "send": 2, "read": 2}}));
         let reply = Curl::get(format!("{}/", sluice.url("edge"))).run();
         let is_told = matches!(reply.status, 502 | 504) && reply.exit == 0;
         assert!(is_told || reply.exit != 0, "{cut:?}: {} {:?}", reply.status, reply.text());
@@ -389,7 +423,10 @@ fn drip(mut client: Raw, first: &str, piece: &'static str, pause: Duration) -> (
     client.send(first);
     let mut writer = client.socket().try_clone().unwrap();
     let writing = thread::spawn(move || {
-        while !piece.is_empty() && began.elapsed() < Duration::from_secs(20) && writer.write_all(piece.as_bytes()).is_ok() {
+        while !piece.is_empty()
+            && began.elapsed() < Duration::from_secs(20)
+            && writer.write_all(piece.as_bytes()).is_ok()
+        {
             thread::park_timeout(pause);
         }
     });
@@ -432,7 +469,8 @@ fn slow_clients_are_ended_at_the_stated_limits() {
             scope.spawn(move || {
                 let (answer, took) = drip(client, first, piece, pause);
                 assert!(took < Duration::from_secs(10), "{name}: ended after {took:?}");
-                let is_right = answer.is_empty() && *name != "after a request" || answer.starts_with(&format!("HTTP/1.1 {status}"));
+                let is_right = answer.is_empty() && *name != "after a request"
+                    || answer.starts_with(&format!("HTTP/1.1 {status}"));
                 assert!(is_right, "{name}: {answer:?}");
                 assert!(status.is_empty() || !answer.is_empty(), "{name}: closed without {status}");
             });

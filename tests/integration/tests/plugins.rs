@@ -51,7 +51,8 @@ fn limit_count_refuses_what_is_over_the_window_and_says_so() {
 #[test]
 fn limit_req_lets_the_rate_and_its_burst_through() {
     let origin = HttpEcho::start("origin");
-    let plugin = json!({"rate": 0.01, "burst": 2, "nodelay": true, "key": "remote_addr", "rejected_code": 429});
+    let plugin =
+        json!({"rate": 0.01, "burst": 2, "nodelay": true, "key": "remote_addr", "rejected_code": 429});
     let sluice = gateway(&origin, json!({"limit-req": plugin}));
     let statuses: Vec<u16> = (0..6).map(|_| get(&sluice, "/").status).collect();
     assert_eq!(statuses, [200, 200, 200, 429, 429, 429]);
@@ -60,7 +61,8 @@ fn limit_req_lets_the_rate_and_its_burst_through() {
 #[test]
 fn limit_conn_counts_what_is_under_way() {
     let origin = HttpEcho::start("origin");
-    let plugin = json!({"conn": 2, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr", "rejected_code": 429});
+    let plugin =
+        json!({"conn": 2, "burst": 0, "default_conn_delay": 0.1, "key": "remote_addr", "rejected_code": 429});
     let sluice = gateway(&origin, json!({"limit-conn": plugin}));
     thread::scope(|scope| {
         let slow: Vec<_> = (0..2).map(|_| scope.spawn(|| get(&sluice, "/?delay=2500").status)).collect();
@@ -126,7 +128,10 @@ fn response_rewrite_changes_what_the_client_sees() {
 #[test]
 fn redirect_answers_without_the_origin() {
     let origin = HttpEcho::start("origin");
-    let sluice = gateway(&origin, json!({"redirect": {"regex_uri": ["^/a/(.*)", "/b/$1"], "ret_code": 308, "append_query_string": true}}));
+    let sluice = gateway(
+        &origin,
+        json!({"redirect": {"regex_uri": ["^/a/(.*)", "/b/$1"], "ret_code": 308, "append_query_string": true}}),
+    );
     let reply = get(&sluice, "/a/x?q=1");
     assert_eq!((reply.status, reply.header("location")), (308, Some("/b/x?q=1")));
     assert_eq!(get(&sluice, "/other").status, 200);
@@ -141,7 +146,8 @@ fn redirect_answers_without_the_origin() {
 #[test]
 fn ip_restriction_knows_the_client_behind_a_trusted_hop() {
     let origin = HttpEcho::start("origin");
-    let sluice = gateway(&origin, json!({"ip-restriction": {"blacklist": ["203.0.113.0/24"], "message": "not you"}}));
+    let sluice =
+        gateway(&origin, json!({"ip-restriction": {"blacklist": ["203.0.113.0/24"], "message": "not you"}}));
     assert_eq!(get(&sluice, "/").status, 200);
     let refused = get_with(&sluice, "/", &["X-Forwarded-For: 203.0.113.9"]);
     assert_eq!((refused.status, refused.json()["error_msg"].as_str()), (403, Some("not you")));
@@ -174,7 +180,10 @@ fn request_id_is_given_kept_and_returned() {
     assert_eq!(one.seen().header("x-request-id"), Some(id.as_str()));
     assert_ne!(Some(id.as_str()), two.header("x-request-id"));
     let own = get_with(&sluice, "/", &["X-Request-Id: mine-1"]);
-    assert_eq!((own.header("x-request-id"), own.seen().header("x-request-id")), (Some("mine-1"), Some("mine-1")));
+    assert_eq!(
+        (own.header("x-request-id"), own.seen().header("x-request-id")),
+        (Some("mine-1"), Some("mine-1"))
+    );
     let line = sluice.logged("the id", |line| line.to_string().contains("mine-1"));
     assert_eq!(line["status"], 200);
 }
@@ -225,7 +234,10 @@ fn fault_injection_aborts_and_delays() {
     });
     let sluice = gateway(&origin, json!({"fault-injection": plugin}));
     let aborted = get(&sluice, "/?name=jack");
-    assert_eq!((aborted.status, aborted.text().as_str(), aborted.header("x-fault")), (418, "no jack", Some("1")));
+    assert_eq!(
+        (aborted.status, aborted.text().as_str(), aborted.header("x-fault")),
+        (418, "no jack", Some("1"))
+    );
     let began = Instant::now();
     assert_eq!(get(&sluice, "/?slow=1").status, 200);
     assert!(began.elapsed().as_millis() >= 300);
@@ -252,7 +264,10 @@ fn mocking_answers_by_example_and_by_schema() {
 /// What a route's requests carry by who set it.
 fn marks(reply: &Reply) -> Vec<Option<String>> {
     let seen = reply.seen();
-    ["x-global", "x-service", "x-config", "x-route"].iter().map(|name| seen.header(name).map(str::to_owned)).collect()
+    ["x-global", "x-service", "x-config", "x-route"]
+        .iter()
+        .map(|name| seen.header(name).map(str::to_owned))
+        .collect()
 }
 
 #[test]
@@ -271,13 +286,23 @@ fn plugins_of_route_config_and_service_replace_each_other_whole() {
         .start();
     assert_eq!(marks(&get(&sluice, "/")), [mark("1"), mark("1"), None, None]);
     sluice.apply("routes", "all", json!({"uri": "/*", "service_id": "s", "plugin_config_id": "c"}));
-    eventually("the plugin config's", || (marks(&get(&sluice, "/")) == [mark("1"), None, mark("1"), None]).then_some(()));
-    sluice.apply("routes", "all", json!({"uri": "/*", "service_id": "s", "plugin_config_id": "c", "plugins": set("X-Route")}));
-    eventually("the route's own", || (marks(&get(&sluice, "/")) == [mark("1"), None, None, mark("1")]).then_some(()));
+    eventually("the plugin config's", || {
+        (marks(&get(&sluice, "/")) == [mark("1"), None, mark("1"), None]).then_some(())
+    });
+    sluice.apply(
+        "routes",
+        "all",
+        json!({"uri": "/*", "service_id": "s", "plugin_config_id": "c", "plugins": set("X-Route")}),
+    );
+    eventually("the route's own", || {
+        (marks(&get(&sluice, "/")) == [mark("1"), None, None, mark("1")]).then_some(())
+    });
     // What only the service has stays.
     assert_eq!(get(&sluice, "/").header("x-from"), Some("service"));
     sluice.apply("routes", "all", json!({"uri": "/*", "service_id": "s", "plugins": {"proxy-rewrite": {"_meta": {"disable": true}, "uri": "/x"}}}));
-    eventually("a disabled one hides the service's", || (marks(&get(&sluice, "/")) == [mark("1"), None, None, None]).then_some(()));
+    eventually("a disabled one hides the service's", || {
+        (marks(&get(&sluice, "/")) == [mark("1"), None, None, None]).then_some(())
+    });
 }
 
 #[test]
