@@ -143,6 +143,7 @@ impl Main {
             metrics,
             node,
             trace: boot.trace.origin().map_err(anyhow::Error::msg)?,
+            environment: Arc::clone(&environment),
         });
         let directory = boot.store.directory.clone().unwrap_or_else(|| "conf".into());
         let listener_statuses = Arc::new(Mutex::new(Vec::new()));
@@ -431,6 +432,7 @@ fn protocol(protocol: objects::Protocol) -> &'static str {
         objects::Protocol::Http => "http",
         objects::Protocol::Tlv => "tlv",
         objects::Protocol::Tcp => "tcp",
+        objects::Protocol::Relay => "relay",
     }
 }
 

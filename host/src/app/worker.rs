@@ -107,11 +107,11 @@ impl Flows for WorkerFlows {
     }
 
     fn tlv(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        async move { accepted.stream.abort() }
+        proxy::tlv::serve_connection(Rc::clone(&self.worker), accepted)
     }
 
     fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        async move { accepted.stream.abort() }
+        proxy::tcp::serve(Rc::clone(&self.worker), accepted)
     }
 }
 

@@ -5,6 +5,7 @@
 //! once it is HTTP no longer. `relay` moves bytes both ways between two streams;
 //! every flow that ends in two joined sockets uses it.
 
+mod dial;
 pub mod error;
 mod forward;
 mod hops;
@@ -13,12 +14,29 @@ pub mod http2;
 mod journey;
 mod outgoing;
 pub mod relay;
+pub mod tcp;
+#[cfg(test)]
+mod tests;
 pub mod tlv;
 mod transfer;
 mod upgrade;
 mod worker;
 
+use std::sync::Arc;
+
 pub use worker::{NodeIdentity, Shared, SharedWorker, Worker};
 
-#[cfg(test)]
-mod tests;
+use crate::net::Accepted;
+use crate::route::StreamQuery;
+use crate::snapshot::StreamRoute;
+
+/// The stream route of a connection, in the configuration of this moment.
+fn stream_route(worker: &Worker, accepted: &Accepted) -> Option<Arc<StreamRoute>> {
+    let query = StreamQuery {
+        listener: accepted.listener.id.as_str(),
+        client: accepted.client.ip(),
+        server: accepted.client.local,
+        sni: accepted.sni.as_deref(),
+    };
+    worker.snapshot().stream_routes.find(&query).cloned()
+}

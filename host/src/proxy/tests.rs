@@ -81,6 +81,7 @@ async fn gateway(nodes: &[SocketAddr], extra: serde_json::Value) -> Gateway {
         metrics: Arc::clone(&metrics),
         node: NodeIdentity { id: "n".into(), region: "r".into(), fleet_key: None },
         trace: Default::default(),
+        environment: Environment::new(Options::default()),
     });
     let worker = Rc::new(Worker::new(0, 1, shared, log.worker()));
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

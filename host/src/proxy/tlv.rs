@@ -25,6 +25,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod worker;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,9 +34,13 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
+pub use super::dial::Link;
 pub use close::CloseReason;
-pub use host::{DialOrder, Host, Link, StreamLimits};
+pub use host::{DialOrder, Host, StreamLimits};
+pub(super) use timing::random_share;
+pub use worker::serve_connection;
 
+use crate::filter::ConnectionScope;
 use crate::frame::FrameDecoder;
 use crate::message::Client;
 use crate::net::{Accepted, Drain, LazyTimer, Listener, Stream};
@@ -124,6 +129,8 @@ struct Session<H: Host> {
     recovery: Option<Box<Recovery>>,
     notices: Option<Box<Notices>>,
     held: Option<Box<Held>>,
+    /// What filters hold for the connection while it lives.
+    scope: Option<Box<ConnectionScope>>,
     attempts: u32,
     /// The first frame has come and was welcome.
     begun: bool,
@@ -163,6 +170,7 @@ impl<H: Host> Session<H> {
             recovery: is_movable.then(Box::default),
             notices: None,
             held: None,
+            scope: None,
             attempts: 0,
             begun: false,
             farewell: false,
@@ -180,6 +188,14 @@ impl<H: Host> Session<H> {
     /// The story of a session. The rare steps are boxed, so that their size is
     /// not every session's.
     async fn run(&mut self) -> CloseReason {
+        if self.route.chain.sees_connections() {
+            let mut scope = Box::<ConnectionScope>::default();
+            let route = Arc::clone(&self.route);
+            if let Err(code) = Box::pin(super::tcp::admit(&route, &self.client, &mut scope)).await {
+                return CloseReason::Filter(code);
+            }
+            self.scope = Some(scope);
+        }
         if !self.settings.is_client_first()
             && let Err(reason) = Box::pin(self.connect()).await
         {
@@ -239,12 +255,7 @@ impl<H: Host> Session<H> {
         self.route.metrics.closed(metrics);
         metrics.reason(ReasonFamily::Close, reason.code());
         let user = self.user.map(|user| user.to_string()).unwrap_or_default();
-        let upstream = match &self.up {
-            Some(link) => {
-                UpstreamRecord { line: &link.line, node: link.address, ..UpstreamRecord::default() }
-            }
-            None => UpstreamRecord::default(),
-        };
+        let upstream = self.up.as_ref().map(Link::record).unwrap_or_default();
         let id = self.route.upstream.as_deref().map_or("", |upstream| &upstream.id);
         self.host.log_connection(&ConnectionRecord {
             client: &self.client,

@@ -10,7 +10,7 @@ use crate::message::trace::TraceOrigin;
 use crate::net::{BufferLimits, BufferPool, Counters, Tasks, http1, http2};
 use crate::observe::{AccessLog, Metrics, WorkerMetrics};
 use crate::snapshot::Snapshot;
-use crate::upstream::{Pools, Reusable, Shared as SharedConnection};
+use crate::upstream::{Environment, Pools, Reusable, Shared as SharedConnection};
 
 /// Idle HTTP/1.1 connections to upstreams that one worker keeps, over all nodes.
 const IDLE_CONNECTIONS_MAX: usize = 4096;
@@ -27,6 +27,8 @@ pub struct Shared {
     pub node: NodeIdentity,
     /// Where the trace context of a request without one comes from.
     pub trace: TraceOrigin,
+    /// What all upstreams share; relays go on by it.
+    pub environment: Arc<Environment>,
 }
 
 /// Who this node is towards its fleet.

@@ -39,7 +39,7 @@ pub(super) fn known_at_once(raw: &Raw) -> Option<Spoken> {
     match object.protocol {
         Protocol::Http => None,
         Protocol::Tlv => Some(Spoken::Tlv),
-        Protocol::Tcp => Some(Spoken::Tcp),
+        Protocol::Tcp | Protocol::Relay => Some(Spoken::Tcp),
     }
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn prepare<F: Flows>(
     };
     let spoken = match object.protocol {
         Protocol::Tlv => Spoken::Tlv,
-        Protocol::Tcp => Spoken::Tcp,
+        Protocol::Tcp | Protocol::Relay => Spoken::Tcp,
         Protocol::Http if stream.is_tls() => match stream.alpn() {
             Some(b"h2") => Spoken::Http2,
             _ => Spoken::Http1,

@@ -15,16 +15,18 @@ pub(super) enum HashKey {
 impl HashKey {
     /// From the fields `hash_on` and `key`.
     pub(super) fn new(object: &objects::Upstream) -> Result<Self, String> {
+        // Frames choose a node by who sends the first of them.
+        let is_tlv = matches!(object.scheme, objects::UpstreamScheme::Tlv | objects::UpstreamScheme::Tlvs);
+        let stage = if is_tlv { Stage::Frame } else { Stage::Request };
         let key = object.key.as_deref().unwrap_or_default();
-        let variable = |name: &str| {
-            Variable::parse(name, Stage::Request).map(Self::Variable).map_err(|error| error.to_string())
-        };
+        let variable =
+            |name: &str| Variable::parse(name, stage).map(Self::Variable).map_err(|error| error.to_string());
         match object.hash_on {
             HashOn::Vars => variable(key),
             HashOn::Header => variable(&format!("http_{}", key.replace('-', "_"))),
             HashOn::Cookie => variable(&format!("cookie_{key}")),
             HashOn::Consumer => variable("consumer_name"),
-            HashOn::VarsCombinations => Template::parse(key, Stage::Request, Captures::None)
+            HashOn::VarsCombinations => Template::parse(key, stage, Captures::None)
                 .map(Self::Template)
                 .map_err(|error| error.to_string()),
         }

@@ -138,6 +138,8 @@ pub enum Protocol {
     Tlv,
     /// Bytes.
     Tcp,
+    /// Bytes of other Sluices, to where their signed way says (`via`).
+    Relay,
 }
 
 /// Whether TLS ends at a listener.
@@ -308,7 +310,7 @@ impl Listener {
     pub fn idle_timeout(&self) -> Duration {
         self.limits.idle_timeout.unwrap_or(match self.protocol {
             Protocol::Http => LISTENER_IDLE_TIMEOUT_HTTP,
-            Protocol::Tlv | Protocol::Tcp => LISTENER_IDLE_TIMEOUT_STREAM,
+            Protocol::Tlv | Protocol::Tcp | Protocol::Relay => LISTENER_IDLE_TIMEOUT_STREAM,
         })
     }
 
@@ -339,6 +341,9 @@ impl Object for Listener {
         }
         if let ListenerTls::Terminate(settings) = &self.tls {
             problems.within("tls", |problems| settings.validate(problems));
+        }
+        if self.protocol == Protocol::Relay && self.proxy_protocol.is_some() {
+            problems.add_plain("proxy_protocol", "is not for protocol: relay, whose ways are such headers");
         }
         if let Some(proxy) = &self.proxy_protocol {
             if proxy.from.is_empty() {

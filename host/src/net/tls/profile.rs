@@ -53,6 +53,6 @@ fn alpn(settings: &TlsSettings, protocol: Protocol) -> Vec<Vec<u8>> {
     match (&settings.alpn, protocol) {
         (Some(names), _) => names.iter().map(|name| name.clone().into_bytes()).collect(),
         (None, Protocol::Http) => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
-        (None, Protocol::Tlv | Protocol::Tcp) => Vec::new(),
+        (None, Protocol::Tlv | Protocol::Tcp | Protocol::Relay) => Vec::new(),
     }
 }

@@ -1,18 +1,17 @@
 //! What a session asks of the process around it.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::CloseReason;
+use super::{CloseReason, Link};
 use crate::config::objects;
 use crate::message::Client;
-use crate::net::{BufferPool, Stream};
+use crate::net::BufferPool;
 use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
 use crate::snapshot::StreamRoute;
-use crate::upstream::{Failure, Outcome, Target, Tried};
+use crate::upstream::Tried;
 
 /// The worker a session runs on. The tests put scripted nodes behind it; the
 /// real one is [`Worker`](crate::proxy::Worker).
@@ -53,37 +52,6 @@ pub struct DialOrder<'a> {
     pub user: Option<u64>,
     /// Nodes not to try again.
     pub tried: &'a mut Tried,
-}
-
-/// A connection to a node.
-#[derive(Debug)]
-pub struct Link {
-    /// Its bytes; a PROXY header has gone out already.
-    pub stream: Stream,
-    /// Name of the line.
-    pub line: Arc<str>,
-    /// The node's address.
-    pub address: Option<SocketAddr>,
-    /// How long connecting took.
-    pub connect_time: Duration,
-    /// The node, in use as long as this lives. None only in tests.
-    pub target: Option<Box<Target>>,
-}
-
-impl Link {
-    /// Whether its line or node is known to be down, so that bytes sent there
-    /// would be lost although the connection still stands.
-    #[inline]
-    pub(super) fn is_lost(&self) -> bool {
-        self.target.as_ref().is_some_and(|target| target.is_lost())
-    }
-
-    /// Tells the node's state that the connection broke.
-    pub(super) fn report_lost(&self) {
-        if let Some(target) = &self.target {
-            target.report(Outcome::Failed(Failure::Broken), Duration::ZERO);
-        }
-    }
 }
 
 /// Limits of the listener a session came in by.

@@ -165,7 +165,7 @@ impl<H: Host> Session<H> {
 }
 
 /// A share of one, different for every session.
-pub(super) fn random_share() -> f64 {
+pub(crate) fn random_share() -> f64 {
     let mut bytes = [0; 4];
     // Without randomness sessions end at once instead of spread out.
     let _ = getrandom::fill(&mut bytes);
