@@ -67,12 +67,15 @@ impl WorkerThread {
     }
 }
 
+/// What a version of a listener's object says.
+type Resolved = (Arc<Listener>, Rc<HttpSettings>);
+
 /// The flows of one worker, as its server calls them.
 #[derive(Clone)]
 struct WorkerFlows {
     worker: Rc<Worker>,
     /// What HTTP listeners say, resolved once for each version of their object.
-    settings: Rc<RefCell<HashMap<Id, (Arc<Listener>, Rc<HttpSettings>)>>>,
+    settings: Rc<RefCell<HashMap<Id, Resolved>>>,
 }
 
 impl WorkerFlows {

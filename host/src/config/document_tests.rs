@@ -27,7 +27,7 @@ fn bad_text_is_refused_with_its_place() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..9 {
             let earlier = format!("*a{}", level - 1);
-            text += &format!("a{level}: &a{level} [{}]\n", vec![earlier.as_str(); 10].join(", "));
+            text += &format!("a{level}: &a{level} [{}]\n", [earlier.as_str(); 10].join(", "));
         }
         text
     };

@@ -463,7 +463,7 @@ mod tests {
                 assert_eq!(field.read(&frame), value);
                 let first = if endian == Endian::Big { 0xA1 } else { value as u8 };
                 assert_eq!((frame[3], frame[4], frame[4 + bytes as usize]), (0xFF, first, 0xFF));
-                assert_eq!(field.write(&mut frame, field.largest()), true);
+                assert!(field.write(&mut frame, field.largest()));
                 assert!(bytes == 8 || !field.write(&mut frame, field.largest() + 1));
                 assert_eq!(field.read(&frame[..4]), 0, "too short reads as zero");
             }

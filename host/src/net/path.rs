@@ -346,7 +346,7 @@ mod tests {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let mut bits = state >> 8;
             for _ in 0..(bits % 9) {
-                bits = bits / 9 ^ bits << 7;
+                bits = (bits / 9) ^ (bits << 7);
                 path.push_str(pieces[(bits % pieces.len() as u64) as usize]);
             }
             for slashes in [Slashes::Merge, Slashes::Keep] {

@@ -261,6 +261,7 @@ fn what_a_head_says_of_its_connection_is_understood() {
 
 /// What a response's bytes must become: status, body length and whether it
 /// lasts until the connection closes, or nothing.
+#[allow(clippy::type_complexity, reason = "a table of one test")]
 fn responses() -> Vec<(&'static str, Option<(u16, BodyLength, bool)>)> {
     let until_close = BodyLength::Unknown;
     vec![
@@ -329,6 +330,7 @@ fn the_answer_to_head_has_no_body() {
 }
 
 /// Decodes pieces: body, trailers and what was left over, or the reason.
+#[allow(clippy::type_complexity, reason = "a helper of one test")]
 fn decode(pieces: &[&[u8]]) -> Result<Option<(Vec<u8>, Option<Fields>, Vec<u8>)>, &'static str> {
     let mut decoder = Decoder::default();
     let mut waiting = Vec::new();

@@ -279,7 +279,7 @@ impl Certificates {
     /// Exact first, then `*.rest`, then a star within the label, the longest first.
     fn group(&self, name: &str) -> Option<&Group> {
         let name = normal(name);
-        let exact = self.exact[shard_of(&*name)].get(&*name);
+        let exact = self.exact[shard_of(&name)].get(&*name);
         if exact.is_some() {
             return exact;
         }
@@ -313,8 +313,8 @@ impl Certificates {
 
 impl Entry {
     fn partial_wildcards(&self) -> usize {
-        let is_partial = |name: &&Box<str>| name.starts_with('*') && !name.starts_with("*.");
-        self.names.iter().filter(is_partial).count()
+        let names = self.names.iter();
+        names.filter(|name| name.starts_with('*') && !name.starts_with("*.")).count()
     }
 }
 

@@ -39,7 +39,7 @@ impl<H: Host> Session<H> {
             }
             // The client's frames wait while the notices are full: once they
             // are not, nobody else would look at them again.
-            if !(was_full && !self.notices_full()) {
+            if !was_full || self.notices_full() {
                 break;
             }
         }
