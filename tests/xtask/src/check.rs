@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::setup::{self, Needs};
 use crate::shell::{cargo, command, root, run};
-use crate::{boundaries, floors, fuzz};
+use crate::{boundaries, floors, fuzz, licences};
 
 /// Everything. `long` adds what takes minutes: fuzzing and the soak.
 pub(crate) fn everything(long: bool) -> Result<()> {
@@ -33,6 +33,7 @@ pub(crate) fn sources() -> Result<()> {
     run(cargo(&["fmt", "--all", "--", "--check"]))?;
     boundaries::check(&root())?;
     floors::check(&root())?;
+    licences::check()?;
     run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))
 }
 
@@ -54,6 +55,7 @@ fn examples() -> Result<()> {
     Ok(())
 }
 
-fn target_folder() -> std::path::PathBuf {
+/// Where cargo builds, seen from the root.
+pub(crate) fn target_folder() -> std::path::PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), Into::into)
 }

@@ -7,8 +7,10 @@
 mod bench;
 mod boundaries;
 mod check;
+mod demo;
 mod floors;
 mod fuzz;
+mod licences;
 mod setup;
 mod shell;
 
@@ -39,6 +41,12 @@ enum Task {
     Ci,
     /// Run the checks of the sources alone: format, borders, dependency floors, lints
     Check,
+    /// Set up, build, start everything and print a page of commands to try
+    Demo {
+        /// Run the commands of the page, say whether each shows what it should, and end
+        #[arg(long)]
+        check: bool,
+    },
     /// Measure against nginx and haproxy; without NAME every benchmark
     Bench {
         /// Which one; `--help` of the benchmark program lists them
@@ -64,6 +72,7 @@ fn main() -> ExitCode {
         Task::Test { filter: Some(filter), .. } => check::tests_named(&filter),
         Task::Ci => check::everything(false),
         Task::Check => check::sources(),
+        Task::Demo { check } => demo::run(check),
         Task::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
     };

@@ -47,7 +47,7 @@ const STEPS: &[Step] = &[
         "echo hello again | chat --connect 127.0.0.1:9443 --ca ca.pem --user 1 --to 2",
         "by line public",
     ),
-    step("The status says why", "sluice status --addr 127.0.0.1:9090 --json", "connection refused"),
+    step("The status says why", "sluice status --addr 127.0.0.1:9090 --json", "refused"),
     step(
         "Restore it: after three good probes and the hold-down it is taken back",
         "curl -X POST http://127.0.0.1:9009/lines/leased/restore",
