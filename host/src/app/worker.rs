@@ -138,6 +138,7 @@ async fn serve(
             sweeping.pools.sweep(Instant::now());
         }
     });
+    let watcher = tokio::task::spawn_local(proxy::tlv::watch(Rc::clone(&worker)));
     while let Some(order) = orders.recv().await {
         match order {
             Order::Change(change) => {
@@ -153,4 +154,5 @@ async fn serve(
         }
     }
     sweeper.abort();
+    watcher.abort();
 }

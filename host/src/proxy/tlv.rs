@@ -38,7 +38,7 @@ pub use super::dial::Link;
 pub use close::CloseReason;
 pub use host::{DialOrder, Host, StreamLimits};
 pub(super) use timing::random_share;
-pub use worker::serve_connection;
+pub use worker::{serve_connection, watch};
 
 use crate::filter::ConnectionScope;
 use crate::frame::FrameDecoder;

@@ -143,6 +143,13 @@ impl<T> StreamRouter<T> {
         tried.find(|entry| entry.wanted.matches(query)).map(|entry| &entry.value)
     }
 
+    /// Whether both hold the very same routes: one is a clone of the other, and
+    /// neither was changed since.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tables, &other.tables)
+    }
+
     /// All routes, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.tables.by_id.values().map(|entry| &entry.value)

@@ -224,6 +224,12 @@ impl Node {
 }
 
 impl Line {
+    /// How often it went down, wrapping: changes whenever sessions on it should look.
+    #[must_use]
+    pub fn losses(&self) -> u32 {
+        self.live.down_epoch.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Whether it takes traffic.
     #[must_use]
     pub fn is_up(&self) -> bool {

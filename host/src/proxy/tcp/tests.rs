@@ -229,6 +229,46 @@ fn a_node_of_frames_learns_who_the_client_is_and_by_which_way_it_came() {
 }
 
 #[test]
+fn a_session_at_rest_learns_that_its_route_is_gone() {
+    run(async {
+        let (node, address) = node().await;
+        let upstream = json!({"scheme": "tlv", "nodes": {address.to_string(): 1}});
+        let settings = TlvSettings::new(&objects::TlvConf::default(), Arc::new(FrameFormat::im20())).unwrap();
+        let worker = worker(StreamFlow::Tlv(Arc::new(settings)), Some(upstream));
+        tokio::task::spawn_local(tlv::watch(Rc::clone(&worker)));
+        let mut client = TcpStream::connect(listen(&worker, "tlv").await).await.unwrap();
+        let (mut far, _) = node.accept().await.unwrap();
+        let mut frame = Vec::new();
+        FrameFormat::im20().encode(&mut frame, &[], b"").unwrap();
+        client.write_all(&frame).await.unwrap();
+        far.read_exact(&mut vec![0; frame.len()]).await.unwrap();
+        // The removal closes nothing by itself: the route's own `on_change` is
+        // `keep`. The same route again, another in all that counts, evicts.
+        let mut snapshot = Snapshot::clone(&worker.snapshot());
+        let object = json!({"id": "s", "upstream_id": "u", "server_port": 1, "on_change": "evict"});
+        let object: objects::StreamRoute = serde_json::from_value(object).unwrap();
+        let before = snapshot.stream_routes.get("s").cloned().unwrap();
+        let changed = StreamRoute {
+            id: "s".into(),
+            flow: StreamFlow::Tcp,
+            upstream: before.upstream.clone(),
+            on_change: objects::OnChange::Evict,
+            identity: stream_identity(&object),
+            chain: Arc::clone(&before.chain),
+            labels: None,
+            metrics: Arc::clone(&before.metrics),
+        };
+        snapshot.stream_routes.insert(&object, Arc::new(changed));
+        snapshot.revision += 1;
+        worker.shared.snapshot.store(Arc::new(snapshot));
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        drop(client);
+        until(|| closes(&worker, "route_changed")).await;
+    });
+}
+
+#[test]
 fn a_way_goes_through_relays_of_the_fleet() {
     run(async {
         let (node, address) = node().await;

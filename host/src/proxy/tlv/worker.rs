@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{CloseReason, DialOrder, Host, Link, serve};
 use crate::message::{FrameFields, FrameRole, Subject};
@@ -10,6 +11,7 @@ use crate::net::{Accepted, BufferPool};
 use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
 use crate::proxy::dial::dial;
 use crate::proxy::{SharedWorker, Worker, stream_route, tcp};
+use crate::route::StreamRouter;
 use crate::snapshot::{StreamFlow, StreamRoute};
 
 /// Serves a connection of a listener for frames: by its stream route, which may
@@ -19,6 +21,34 @@ pub async fn serve_connection(worker: SharedWorker, accepted: Accepted) {
         Some(route) if matches!(route.flow, StreamFlow::Tlv(_)) => serve(worker, route, accepted).await,
         _ => Box::pin(tcp::serve(worker, accepted)).await,
     }
+}
+
+/// How soon sessions at rest learn of a line that went down or a changed route.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Wakes the sessions of a worker when their orders may have changed: a stream
+/// route did, or a line went down. Sessions that move look by themselves. One
+/// such task a worker costs less than a timer or a waiting list in every
+/// session; it ends with its worker.
+pub async fn watch(worker: SharedWorker) {
+    let mut known = worker.snapshot().stream_routes.clone();
+    let mut losses = losses_of(&known);
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        let routes = worker.snapshot().stream_routes.clone();
+        let now = losses_of(&routes);
+        if now != losses || !routes.is_same(&known) {
+            (known, losses) = (routes, now);
+            worker.tasks.wake_all();
+        }
+    }
+}
+
+/// A number that changes when a line of any route goes down.
+fn losses_of(routes: &StreamRouter<Arc<StreamRoute>>) -> u32 {
+    let upstreams = routes.iter().filter_map(|route| route.upstream.as_ref());
+    let lines = upstreams.flat_map(|upstream| upstream.lines.iter());
+    lines.fold(0, |sum: u32, line| sum.wrapping_add(line.losses()))
 }
 
 impl Host for Worker {
