@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Id;
-use crate::net::{Accepted, Listener, WorkerChange, tls::Certificates};
-use crate::observe::AccessLog;
+use crate::config::objects::Protocol;
+use crate::message::{Client, trace::IdSource};
+use crate::net::{Accepted, CloseReason, Listener, WorkerChange, tls::Certificates};
+use crate::observe::{AccessLog, ConnectionRecord, Times, UpstreamRecord};
 use crate::proxy::{self, Shared, Worker, http::HttpSettings};
 use crate::server::{Flows, Seat, Server};
 
@@ -76,6 +78,8 @@ struct WorkerFlows {
     worker: Rc<Worker>,
     /// What HTTP listeners say, resolved once for each version of their object.
     settings: Rc<RefCell<HashMap<Id, Resolved>>>,
+    /// Names connections that are refused.
+    ids: Rc<IdSource>,
 }
 
 impl WorkerFlows {
@@ -113,6 +117,33 @@ impl Flows for WorkerFlows {
         proxy::tlv::serve_connection(Rc::clone(&self.worker), accepted)
     }
 
+    fn refused(&self, client: &Client, listener: &Listener, reason: CloseReason, started: tokio::time::Instant) {
+        if !self.worker.log.is_on() {
+            return;
+        }
+        let id = self.ids.request_id();
+        self.worker.log.connection(&ConnectionRecord {
+            client,
+            listener: listener.id.as_str(),
+            protocol: match listener.object.protocol {
+                Protocol::Tlv => "tlv",
+                Protocol::Tcp => "tcp",
+                _ => "http",
+            },
+            route: "",
+            upstream: UpstreamRecord::default(),
+            bytes_in: 0,
+            bytes_out: 0,
+            frames_in: 0,
+            frames_out: 0,
+            user: "",
+            times: Times { total: started.elapsed(), ..Times::default() },
+            reason: reason.as_str(),
+            verdicts: &[],
+            request_id: std::str::from_utf8(&id).unwrap_or_default(),
+        });
+    }
+
     fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
         proxy::tcp::serve(Rc::clone(&self.worker), accepted)
     }
@@ -128,7 +159,7 @@ async fn serve(
 ) {
     let worker = Rc::new(Worker::new(index, workers, shared, log));
     let counters = Arc::clone(&worker.shared.counters);
-    let flows = WorkerFlows { worker: Rc::clone(&worker), settings: Rc::default() };
+    let flows = WorkerFlows { worker: Rc::clone(&worker), settings: Rc::default(), ids: Rc::new(IdSource::new()) };
     let server = Server::new(flows, worker.tasks.clone(), worker.buffers.clone(), counters, seat);
     let sweeping = Rc::clone(&worker);
     // Not one of the tracked tasks: a drain does not wait for it.

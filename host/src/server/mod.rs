@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 pub use balance::{Seat, seats};
 
+use crate::message::Client;
 use crate::net::tls::Certificates;
 use crate::net::{
     Accepted, BufferPool, CloseReason, Counters, Drain, Listener, SocketId, Tasks, WorkerChange,
@@ -43,6 +44,8 @@ pub trait Flows: Clone + 'static {
     fn http2(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static;
     /// Serves frames.
     fn tlv(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static;
+    /// Told of a connection that was refused before there was a flow for it.
+    fn refused(&self, client: &Client, listener: &Listener, reason: CloseReason, started: Instant);
     /// Relays bytes.
     fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static;
 }
@@ -156,6 +159,8 @@ impl<F: Flows> Inner<F> {
             // the kernel keeps no state of it either.
             let _ = raw.tcp.set_zero_linger();
             self.counters.close(CloseReason::TooManyConnections);
+            let client = client_of(raw.peer, raw.local);
+            self.flows.refused(&client, &raw.listener, CloseReason::TooManyConnections, raw.started);
             return;
         }
         match self.place.hand_over(raw) {
@@ -219,24 +224,26 @@ impl<F: Flows> Inner<F> {
         // What prepares a connection is a task of its own and gone once the
         // flow begins: a session is as large as its flow, not as a handshake.
         self.tasks.spawn(async move {
+            let (peer, local, started) = (raw.peer, raw.local, raw.started);
             match prepare::prepare(&server, raw).await {
                 Ok((accepted, spoken)) => server.start(accepted, spoken, guard),
-                Err(reason) => guard.reason.set(reason),
+                Err(reason) => {
+                    guard.reason.set(reason);
+                    // Those that only looked whether the port is open, and
+                    // those there was no time for, were not refused.
+                    if !matches!(reason, CloseReason::ClosedEarly | CloseReason::Draining) {
+                        let client = client_of(peer, local);
+                        server.flows.refused(&client, &guard.listener, reason, started);
+                    }
+                }
             }
         });
     }
 
     fn accepted(&self, raw: Raw) -> Accepted {
-        let client = crate::message::Client {
-            peer: raw.peer,
-            address: raw.peer,
-            local: raw.local,
-            tls: None,
-            path: None,
-        };
         Accepted {
             stream: raw.tcp.into(),
-            client: Arc::new(client),
+            client: Arc::new(client_of(raw.peer, raw.local)),
             drain: Drain::new(self.tasks.clone(), Arc::clone(&raw.listener)),
             listener: raw.listener,
             first: None,
@@ -254,6 +261,11 @@ impl<F: Flows> Inner<F> {
             Spoken::Tcp => self.tasks.spawn_holding(self.flows.tcp(accepted), guard),
         }
     }
+}
+
+/// What is known of a client before it has said anything.
+fn client_of(peer: SocketAddr, local: SocketAddr) -> Client {
+    Client { peer, address: peer, local, tls: None, path: None }
 }
 
 /// The socket's own address; for one bound to all addresses it takes a system call.

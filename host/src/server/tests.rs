@@ -25,6 +25,8 @@ struct Tell {
     certificates: Arc<Certificates>,
     /// Flows that run, with when they should end.
     draining_seen: Rc<Cell<usize>>,
+    /// Connections that were refused.
+    refused: Rc<RefCell<Vec<CloseReason>>>,
 }
 
 impl Tell {
@@ -77,6 +79,10 @@ impl Flows for Tell {
 
     fn tcp(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
         self.clone().tell("tcp", accepted)
+    }
+
+    fn refused(&self, _: &crate::message::Client, _: &Listener, reason: CloseReason, _: Instant) {
+        self.refused.borrow_mut().push(reason);
     }
 }
 
