@@ -122,6 +122,9 @@ impl Drop for Journey {
         if !self.reason.is_empty() {
             self.worker.metrics.reason(ReasonFamily::Http, self.reason);
         }
+        for note in &self.exchange.notes {
+            self.worker.metrics.verdict(note.plugin, note.verdict);
+        }
         if let Some(route) = &self.route {
             let sample = RequestSample {
                 status: self.status,

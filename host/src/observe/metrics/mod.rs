@@ -19,6 +19,7 @@ mod route;
 mod stream;
 mod table;
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 
 pub use exposition::{Exposition, Kind};
 pub use plugin::{PluginMetrics, PluginVerdict};
@@ -74,6 +76,9 @@ struct Shard {
 pub struct WorkerMetrics {
     metrics: Arc<Metrics>,
     index: usize,
+    /// Plugins that have decided something on this worker: a handful, found
+    /// without a lock.
+    plugins: RefCell<SmallVec<[(&'static str, Arc<PluginMetrics>); 2]>>,
 }
 
 impl Metrics {
@@ -97,7 +102,8 @@ impl Metrics {
     /// The key of worker `index`, from 0. An index past the last is the control thread's.
     #[must_use]
     pub fn worker(self: &Arc<Self>, index: usize) -> WorkerMetrics {
-        WorkerMetrics { metrics: self.clone(), index: index.min(self.workers - 1) }
+        let index = index.min(self.workers - 1);
+        WorkerMetrics { metrics: self.clone(), index, plugins: RefCell::default() }
     }
 
     /// The key of the control thread.
@@ -191,6 +197,19 @@ impl WorkerMetrics {
     /// Counts a reason code of one of the fixed families.
     pub fn reason(&self, family: ReasonFamily, reason: &'static str) {
         self.shard().reasons.count(family, reason);
+    }
+
+    /// Counts what a built-in plugin decided, as [`PluginVerdict::as_str`] has it.
+    /// A verdict of another name counts as an error.
+    pub fn verdict(&self, plugin: &'static str, verdict: &str) {
+        let verdict = PluginVerdict::of(verdict);
+        let mut known = self.plugins.borrow_mut();
+        if let Some((_, own)) = known.iter().find(|(name, _)| *name == plugin) {
+            return own.count(verdict);
+        }
+        let own = self.metrics.plugin(plugin);
+        own.count(verdict);
+        known.push((plugin, own));
     }
 
     fn shard(&self) -> &Shard {

@@ -33,6 +33,11 @@ impl PluginVerdict {
         Self::Error,
     ];
 
+    /// The verdict of that name; an error if there is none.
+    pub(super) fn of(name: &str) -> Self {
+        Self::ALL.into_iter().find(|verdict| verdict.as_str() == name).unwrap_or(Self::Error)
+    }
+
     /// As logs and labels write it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
