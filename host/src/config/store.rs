@@ -88,7 +88,8 @@ pub struct Store {
     live_by: HashMap<Key, BTreeSet<Key>>,
     /// Keys with a quarantine, in order.
     quarantined: BTreeSet<Key>,
-    held: BTreeSet<Key>,
+    /// Deleted, and in force because something names them; since when.
+    held: BTreeMap<Key, SystemTime>,
     counts: BTreeMap<Kind, usize>,
     check: Check,
 }
@@ -128,7 +129,7 @@ impl Store {
             written_by: HashMap::new(),
             live_by: HashMap::new(),
             quarantined: BTreeSet::new(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             counts: BTreeMap::new(),
             check,
         };
@@ -307,7 +308,7 @@ impl Store {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let absent = matches!(entry.written, Written::Absent);
         if absent && live.is_some() && !is_built_in(key) {
-            self.held.insert(key.clone());
+            self.held.entry(key.clone()).or_insert(work.now);
         } else {
             self.held.remove(key);
         }
@@ -329,7 +330,7 @@ impl Store {
         // A target that was held for this object alone can go now.
         for reference in old_references {
             let target = (reference.kind, reference.id);
-            if self.held.contains(&target) {
+            if self.held.contains_key(&target) {
                 work.dirty.insert(target);
             }
         }
@@ -397,8 +398,9 @@ impl Store {
     }
 
     /// Objects that are deleted and stay in force because something names them.
-    pub fn held(&self) -> impl Iterator<Item = &Key> {
-        self.held.iter()
+    /// With since when.
+    pub fn held(&self) -> impl Iterator<Item = (&Key, SystemTime)> {
+        self.held.iter().map(|(key, since)| (key, *since))
     }
 
     /// Objects that name this one, as written or as in force.

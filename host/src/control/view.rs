@@ -11,7 +11,7 @@ use crate::admin::{
     ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, NodeInfo, ProcessStatus, Quarantined, Readiness,
     Since, Status, UpstreamStatus,
 };
-use crate::config::{KINDS, Key, Origin, Quarantine, Store};
+use crate::config::{KINDS, Key, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
 use crate::proxy::Shared;
 use crate::snapshot::Builder;
@@ -71,6 +71,12 @@ impl View {
                 document.map_or_else(|| Origin::file(Path::new("")), |document| document.origin.clone());
             let quarantine = Quarantine { problems: failure.problems.clone(), origin, since: failure.since };
             Held::Object(key.clone(), quarantine, failure.last_good)
+        }));
+        quarantined.extend(store.held().map(|(key, since)| {
+            let message = "deleted, but in force until no object in force names it";
+            let problem = Problem { field: String::new(), message: message.to_owned(), value: None };
+            let origin = Origin::file(Path::new(""));
+            Held::Object(key.clone(), Quarantine { problems: vec![problem], origin, since }, true)
         }));
         quarantined.extend(problems.iter().cloned().map(Held::Store));
         Self {
