@@ -214,7 +214,12 @@ impl Main {
                 runner.reconcile(upstreams);
             }
         }));
-        let mut takers = self.offer()?;
+        // A process that takes over offers once it serves: until then the one
+        // before does, also if this one does not come that far.
+        let mut takers = match self.ready {
+            None => Some(self.offer()?),
+            Some(_) => None,
+        };
         loop {
             let retry_at = self.retry_at.map_or_else(far_future, tokio::time::Instant::from_std);
             tokio::select! {
@@ -223,6 +228,9 @@ impl Main {
                         anyhow::bail!("the store has ended");
                     }
                     self.apply_listeners().await;
+                    if takers.is_none() {
+                        takers = Some(self.offer()?);
+                    }
                 }
                 () = tokio::time::sleep_until(retry_at) => {
                     let outcome = self.listeners.retry(Instant::now());
@@ -236,7 +244,7 @@ impl Main {
                 _ = signals.reopen.recv() => self.log.reopen(),
                 _ = signals.terminate.recv() => break self.drain(Queue::Accept, &mut signals).await,
                 _ = signals.interrupt.recv() => break self.drain(Queue::Accept, &mut signals).await,
-                Some(taker) = takers.recv() => {
+                Some(taker) = next(&mut takers) => {
                     if self.hand_over(taker).await {
                         break self.drain(Queue::Leave, &mut signals).await;
                     }
@@ -368,7 +376,10 @@ impl Main {
         let deadline = self.boot.shutdown.deadline;
         tracing::info!(?deadline, "draining");
         if queue == Queue::Accept && !self.boot.shutdown.notice.is_zero() {
-            tokio::time::sleep(self.boot.shutdown.notice).await;
+            tokio::select! {
+                () = tokio::time::sleep(self.boot.shutdown.notice) => {}
+                () = second_signal(signals) => return,
+            }
         }
         for (worker, change) in self.listeners.close_all(queue) {
             self.workers[worker].order(Order::Change(change)).await;
@@ -383,10 +394,26 @@ impl Main {
         };
         tokio::select! {
             () = ended => {}
-            _ = signals.terminate.recv() => tracing::warn!("second signal: ending at once"),
-            _ = signals.interrupt.recv() => tracing::warn!("second signal: ending at once"),
+            () = second_signal(signals) => {}
         }
     }
+}
+
+/// The next process that asks for the sockets, once they are offered.
+async fn next(takers: &mut Option<mpsc::Receiver<takeover::Taker>>) -> Option<takeover::Taker> {
+    match takers {
+        Some(takers) => takers.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a signal that ends the drain.
+async fn second_signal(signals: &mut Signals) {
+    tokio::select! {
+        _ = signals.terminate.recv() => {}
+        _ = signals.interrupt.recv() => {}
+    }
+    tracing::warn!("second signal: ending at once");
 }
 
 /// Sockets of a process before, or of the service manager.
