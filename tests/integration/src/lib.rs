@@ -3,8 +3,11 @@
 //! [`strict`] reads HTTP/1.1 as the standard's grammar has it and nothing
 //! laxer; it shares no code with the gateway. [`origin`] is an origin that
 //! keeps every byte it receives and answers as a test tells it to. [`frames`]
-//! makes HTTP/2 frames, wrong ones included.
+//! makes HTTP/2 frames, wrong ones included. [`load`] asks steadily and keeps
+//! long sessions busy; [`changes`] changes the configuration meanwhile.
 
+pub mod changes;
 pub mod frames;
+pub mod load;
 pub mod origin;
 pub mod strict;
