@@ -117,7 +117,13 @@ impl Flows for WorkerFlows {
         proxy::tlv::serve_connection(Rc::clone(&self.worker), accepted)
     }
 
-    fn refused(&self, client: &Client, listener: &Listener, reason: CloseReason, started: tokio::time::Instant) {
+    fn refused(
+        &self,
+        client: &Client,
+        listener: &Listener,
+        reason: CloseReason,
+        started: tokio::time::Instant,
+    ) {
         if !self.worker.log.is_on() {
             return;
         }
@@ -159,7 +165,8 @@ async fn serve(
 ) {
     let worker = Rc::new(Worker::new(index, workers, shared, log));
     let counters = Arc::clone(&worker.shared.counters);
-    let flows = WorkerFlows { worker: Rc::clone(&worker), settings: Rc::default(), ids: Rc::new(IdSource::new()) };
+    let flows =
+        WorkerFlows { worker: Rc::clone(&worker), settings: Rc::default(), ids: Rc::new(IdSource::new()) };
     let server = Server::new(flows, worker.tasks.clone(), worker.buffers.clone(), counters, seat);
     let sweeping = Rc::clone(&worker);
     // Not one of the tracked tasks: a drain does not wait for it.

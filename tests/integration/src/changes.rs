@@ -55,7 +55,11 @@ pub fn run(plan: &Plan) {
         .put("upstreams", "u", json!({"nodes": {origins[0].node(): 1}}))
         .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {im.line("main").node(): 1}}))
         .put("routes", "steady", json!({"uri": "/steady", "upstream_id": "u"}))
-        .put("routes", "ws", json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}))
+        .put(
+            "routes",
+            "ws",
+            json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}),
+        )
         .put("stream_routes", "im", json!({"listener": "im", "upstream_id": "im"}))
         .start();
     let sessions = Sessions::open(sluice.address("edge"), plan.websockets, sluice.address("im"), plan.users);

@@ -108,8 +108,7 @@ fn the_standalone_form_is_read_beside_single_files() {
 #[test]
 fn a_file_written_in_place_and_a_swapped_folder_are_read() {
     let origin = HttpEcho::start("origin");
-    let sluice =
-        Sluice::builder().listener("edge", json!({})).put("upstreams", "u", nodes(&origin)).start();
+    let sluice = Sluice::builder().listener("edge", json!({})).put("upstreams", "u", nodes(&origin)).start();
     let routes = sluice.conf().join("routes");
     fs::create_dir_all(&routes).unwrap();
     fs::write(routes.join("a.json"), route("/a", "u").to_string()).unwrap();
@@ -180,7 +179,11 @@ fn every_kind_of_bad_object_is_refused_and_named() {
         ("routes", json!({"uri": "/x"}), "upstream"),
         ("routes", json!({"uri": "/x", "upstream_id": "u", "vars": [["a", "~~", "("]]}), "vars"),
         ("routes", json!({"uri": "/x", "upstream_id": "u", "plugins": {"no-such": {}}}), "no-such"),
-        ("routes", json!({"uri": "/x", "upstream_id": "u", "plugins": {"limit-req": {"rate": 0, "burst": 0}}}), "rate"),
+        (
+            "routes",
+            json!({"uri": "/x", "upstream_id": "u", "plugins": {"limit-req": {"rate": 0, "burst": 0}}}),
+            "rate",
+        ),
         ("services", json!({"upstream_id": "u", "script": "return"}), "script"),
         ("upstreams", json!({"nodes": {"127.0.0.1:80": -1}}), "nodes"),
         ("upstreams", json!({"nodes": {"h:80": 1}, "scheme": "gopher"}), "scheme"),
@@ -238,7 +241,11 @@ fn ten_thousand_routes_serve_while_one_of_them_changes() {
         .boot("log", json!({"level": "info"}))
         .spawn();
     within(std::time::Duration::from_secs(60), "a gateway with 10,000 routes", || {
-        Curl::get(format!("http://{}/status/ready", sluice.status_address())).run().text().contains("ok").then_some(())
+        Curl::get(format!("http://{}/status/ready", sluice.status_address()))
+            .run()
+            .text()
+            .contains("ok")
+            .then_some(())
     });
     sluice.process().expect_running();
     assert_eq!(sluice.status()["config"]["objects"]["routes"], 10_001);
@@ -306,7 +313,10 @@ fn check(paths: &[&Path]) -> (i32, String) {
 fn check_names_file_object_field_and_value() {
     let good = "upstreams/u.yaml\nnodes: {\"127.0.0.1:80\": 1}\n";
     let cases: [(&str, &[&str]); 12] = [
-        ("routes/r.yaml\nuri: /a\nupstream_id: u\npriority: high\n", &["routes/r", "priority", "high", "r.yaml"]),
+        (
+            "routes/r.yaml\nuri: /a\nupstream_id: u\npriority: high\n",
+            &["routes/r", "priority", "high", "r.yaml"],
+        ),
         ("routes/r.yaml\nuri: /a\nupstream_id: u\nurii: /b\n", &["routes/r", "urii"]),
         ("routes/r.yaml\nuri: /a\nupstream_id: nobody\n", &["routes/r", "upstream_id", "nobody"]),
         ("routes/r.yaml\nuri: /a\nuri: /b\nupstream_id: u\n", &["r.yaml", "uri", "duplicate"]),
@@ -317,7 +327,10 @@ fn check_names_file_object_field_and_value() {
         ("routes/r.yaml\nuri: /a\nplugins: {limit-count: {count: 0}}\n", &["limit-count", "count"]),
         ("listeners/l.yaml\nbind: nowhere\n", &["listeners/l", "bind", "nowhere"]),
         ("secrets/s.yaml\nuri: /a\n", &["secrets"]),
-        ("all.yaml\nroutes:\n  - uri: /a\n    upstream_id: u\n    timeout: {connect: soon, send: 1, read: 1}\n", &["all.yaml", "arr_1", "timeout.connect", "soon"]),
+        (
+            "all.yaml\nroutes:\n  - uri: /a\n    upstream_id: u\n    timeout: {connect: soon, send: 1, read: 1}\n",
+            &["all.yaml", "arr_1", "timeout.connect", "soon"],
+        ),
     ];
     for (bad, words) in cases {
         let folder = tempfile::tempdir().unwrap();

@@ -80,7 +80,8 @@ fn what_a_client_forges_does_not_go_on() {
     assert_eq!(seen.all("x-real-ip"), ["127.0.0.1"]);
     assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
     let counted = eventually("ignored headers are counted", || {
-        let count = sluice.metrics().count("sluice_client_address_ignored_total", &[("reason", "untrusted_peer")]);
+        let count =
+            sluice.metrics().count("sluice_client_address_ignored_total", &[("reason", "untrusted_peer")]);
         (count > 0.0).then_some(count)
     });
     assert!(counted >= 1.0);

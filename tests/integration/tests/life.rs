@@ -12,9 +12,11 @@ use sluice_tests::load::{Load, Sessions};
 const SOON: Duration = Duration::from_secs(20);
 
 fn builder(origin: &HttpEcho) -> SluiceBuilder {
-    Sluice::builder()
-        .listener("edge", json!({}))
-        .put("routes", "all", json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}))
+    Sluice::builder().listener("edge", json!({})).put(
+        "routes",
+        "all",
+        json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}),
+    )
 }
 
 /// Sends a request that the origin answers after `delay`, and waits until the
@@ -82,11 +84,14 @@ fn a_second_signal_ends_at_once() {
 #[test]
 fn a_second_signal_does_not_wait_for_the_notice() {
     let origin = HttpEcho::start("origin");
-    let mut sluice =
-        builder(&origin).boot("shutdown", json!({"deadline": "600s", "notice": "600s"})).start();
+    let mut sluice = builder(&origin).boot("shutdown", json!({"deadline": "600s", "notice": "600s"})).start();
     sluice.process().signal(Signal::TERM);
     sluice.observe().until_logged("draining");
-    assert_eq!(Curl::get(format!("{}/", sluice.url("edge"))).run().status, 200, "it serves during the notice");
+    assert_eq!(
+        Curl::get(format!("{}/", sluice.url("edge"))).run().status,
+        200,
+        "it serves during the notice"
+    );
     sluice.process().signal(Signal::TERM);
     sluice.process().wait(SOON);
 }
@@ -106,8 +111,10 @@ fn sigkill_and_a_new_start_serve_again() {
 #[test]
 fn a_new_process_takes_the_sockets_over_without_a_refused_connection() {
     let origin = HttpEcho::start("origin");
-    let mut sluice =
-        builder(&origin).boot("takeover", json!("takeover.sock")).boot("shutdown", json!({"deadline": "15s"})).start();
+    let mut sluice = builder(&origin)
+        .boot("takeover", json!("takeover.sock"))
+        .boot("shutdown", json!({"deadline": "15s"}))
+        .start();
     let load = Load::short(4, sluice.address("edge"), "/");
     load.wait_more(50);
     for turn in 0..3 {
@@ -137,10 +144,16 @@ fn a_takeover_that_fails_leaves_the_old_process_as_it_was() {
     std::fs::write(&bad, changed.to_string()).unwrap();
     let load = Load::short(2, sluice.address("edge"), "/");
     load.wait_more(20);
-    let output =
-        Sluice::command(&["run", "-c", bad.to_str().unwrap(), "--conf", sluice.conf().to_str().unwrap(), "--takeover"])
-            .output()
-            .unwrap();
+    let output = Sluice::command(&[
+        "run",
+        "-c",
+        bad.to_str().unwrap(),
+        "--conf",
+        sluice.conf().to_str().unwrap(),
+        "--takeover",
+    ])
+    .output()
+    .unwrap();
     assert!(!output.status.success());
     load.wait_more(50);
     sluice.process().expect_running();
@@ -159,10 +172,17 @@ fn a_taker_that_dies_before_it_serves_does_not_take_the_offer_with_it() {
     // A process that waits for a store that is not there has nothing to serve yet.
     let boot = sluice.folder().join("sluice.yaml");
     let nowhere = sluice.folder().join("not-there-yet");
-    let mut command =
-        Sluice::command(&["run", "-c", boot.to_str().unwrap(), "--conf", nowhere.to_str().unwrap(), "--takeover"]);
+    let mut command = Sluice::command(&[
+        "run",
+        "-c",
+        boot.to_str().unwrap(),
+        "--conf",
+        nowhere.to_str().unwrap(),
+        "--takeover",
+    ]);
     let log = sluice.folder().join("second.log");
-    let mut second = sluice_harness::Process::spawn("second", std::mem::replace(&mut command, Sluice::command(&[])), &log);
+    let mut second =
+        sluice_harness::Process::spawn("second", std::mem::replace(&mut command, Sluice::command(&[])), &log);
     second.until_logged("took the listening sockets over");
     second.kill();
     let load = Load::short(2, sluice.address("edge"), "/");
@@ -176,13 +196,22 @@ fn a_taker_that_dies_before_it_serves_does_not_take_the_offer_with_it() {
 
 #[test]
 fn sessions_live_on_in_the_old_process_until_it_is_drained() {
-    let (sockets, im, origin) = (WebSocketEcho::start(), ImServer::start(&["main"]), HttpEcho::start("origin"));
+    let (sockets, im, origin) =
+        (WebSocketEcho::start(), ImServer::start(&["main"]), HttpEcho::start("origin"));
     let mut sluice = builder(&origin)
         .boot("takeover", json!("takeover.sock"))
         .boot("shutdown", json!({"deadline": "4s"}))
         .listener("im", json!({"protocol": "tlv"}))
-        .put("routes", "ws", json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}))
-        .put("stream_routes", "im", json!({"listener": "im", "upstream": {"scheme": "tlv", "nodes": {im.line("main").node(): 1}}}))
+        .put(
+            "routes",
+            "ws",
+            json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}),
+        )
+        .put(
+            "stream_routes",
+            "im",
+            json!({"listener": "im", "upstream": {"scheme": "tlv", "nodes": {im.line("main").node(): 1}}}),
+        )
         .start();
     let sessions = Sessions::open(sluice.address("edge"), 10, sluice.address("im"), 10);
     sessions.wait_rounds(1);
@@ -204,7 +233,12 @@ fn sessions_live_on_in_the_old_process_until_it_is_drained() {
 
 #[test]
 fn configuration_changes_under_load_and_long_sessions_lose_nothing() {
-    sluice_tests::changes::run(&sluice_tests::changes::Plan { changes: 200, websockets: 50, users: 50, load: 2 });
+    sluice_tests::changes::run(&sluice_tests::changes::Plan {
+        changes: 200,
+        websockets: 50,
+        users: 50,
+        load: 2,
+    });
 }
 
 #[test]

@@ -21,8 +21,12 @@ fn gateway() -> (Sluice, HttpEcho) {
         .put("upstreams", "shop", upstream)
         .put("services", "front", json!({"upstream_id": "shop"}))
         .put("routes", "cart", json!({"uri": "/cart/*", "service_id": "front"}))
-        .put("routes", "limited", json!({"uri": "/limited", "upstream_id": "shop", "plugins": {
-            "ip-restriction": {"blacklist": ["127.0.0.0/8"]}}}))
+        .put(
+            "routes",
+            "limited",
+            json!({"uri": "/limited", "upstream_id": "shop", "plugins": {
+            "ip-restriction": {"blacklist": ["127.0.0.0/8"]}}}),
+        )
         .start();
     (sluice, origin)
 }
@@ -98,8 +102,16 @@ fn every_request_and_connection_has_one_line() {
         .put("ssls", "a", leaf.ssl(&["a.example"]))
         .put("upstreams", "u", json!({"nodes": {origin.node(): 1}}))
         .put("routes", "all", json!({"uri": "/*", "upstream_id": "u"}))
-        .put("routes", "ws", json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}))
-        .put("stream_routes", "raw", json!({"listener": "raw", "upstream": {"scheme": "tcp", "nodes": {address.to_string(): 1}}}))
+        .put(
+            "routes",
+            "ws",
+            json!({"uri": "/ws", "enable_websocket": true, "upstream": {"nodes": {sockets.node(): 1}}}),
+        )
+        .put(
+            "stream_routes",
+            "raw",
+            json!({"listener": "raw", "upstream": {"scheme": "tcp", "nodes": {address.to_string(): 1}}}),
+        )
         .start();
     let mut raw = sluice.connect("edge");
     for turn in 0..20 {
@@ -108,7 +120,8 @@ fn every_request_and_connection_has_one_line() {
     }
     raw.send("BAD\r\n\r\n");
     assert_eq!(raw.read_answer().0, 400);
-    let reply = Curl::get("https://a.example/h2").to(sluice.address("secure")).ca(authority.path()).http2().run();
+    let reply =
+        Curl::get("https://a.example/h2").to(sluice.address("secure")).ca(authority.path()).http2().run();
     assert_eq!(reply.status, 200, "{}", reply.error);
     let mut upgrade = sluice.connect("edge");
     upgrade.send(
@@ -124,18 +137,29 @@ fn every_request_and_connection_has_one_line() {
     let line = sluice.logged("h2", |line| line["uri"] == "/h2");
     assert_eq!((&line["protocol"], &line["scheme"]), (&json!("HTTP/2.0"), &json!("https")), "{line}");
     let tls = &line["tls"];
-    assert_eq!((&tls["version"], &tls["sni"], &tls["alpn"]), (&json!("TLSv1.3"), &json!("a.example"), &json!("h2")), "{line}");
+    assert_eq!(
+        (&tls["version"], &tls["sni"], &tls["alpn"]),
+        (&json!("TLSv1.3"), &json!("a.example"), &json!("h2")),
+        "{line}"
+    );
     let line = sluice.logged("the WebSocket", |line| line["uri"] == "/ws");
     assert_eq!((&line["status"], &line["upgrade"]), (&json!(101), &json!("websocket")), "{line}");
     let line = sluice.logged("TCP", |line| line["listener"] == "raw");
-    assert_eq!((&line["kind"], &line["protocol"], &line["route"]), (&json!("connection"), &json!("tcp"), &json!("raw")), "{line}");
+    assert_eq!(
+        (&line["kind"], &line["protocol"], &line["route"]),
+        (&json!("connection"), &json!("tcp"), &json!("raw")),
+        "{line}"
+    );
     let line = sluice.logged("the bad request", |line| line["status"] == 400);
     assert!(line["reason"].is_string(), "{line}");
 
     let (all, known) = (sluice.access_log(), documented());
     for turn in 0..20 {
         let uri = format!("/kept/{turn}?");
-        let count = all.iter().filter(|line| line["uri"].as_str().is_some_and(|found| found.starts_with(&uri))).count();
+        let count = all
+            .iter()
+            .filter(|line| line["uri"].as_str().is_some_and(|found| found.starts_with(&uri)))
+            .count();
         assert_eq!(count, 1, "{uri}");
     }
     for line in &all {
@@ -245,7 +269,11 @@ fn the_status_says_how_everything_is() {
     assert_eq!((&config["objects"]["routes"], &config["objects"]["upstreams"]), (&json!(2), &json!(1)));
     assert_eq!(config["quarantined"], json!([]));
     let line = sluice.line_status("shop", "leased");
-    assert_eq!((&line["active"], &line["priority"], &line["state"]), (&json!(true), &json!(10), &json!("healthy")), "{line:#}");
+    assert_eq!(
+        (&line["active"], &line["priority"], &line["state"]),
+        (&json!(true), &json!(10), &json!("healthy")),
+        "{line:#}"
+    );
     assert_eq!(line["nodes"][0]["port"], origin.address().port(), "{line:#}");
     let public = sluice.line_status("shop", "public");
     assert!(public["why"].is_string() && public["since"].is_string(), "{public:#}");

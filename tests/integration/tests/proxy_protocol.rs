@@ -37,7 +37,8 @@ fn real_ip(sluice: &Sluice, header: &[u8]) -> String {
 #[test]
 fn both_versions_are_believed_from_trusted_addresses() {
     let (sluice, _origin) = gateway(json!({"proxy_protocol": {"from": ["127.0.0.0/8"]}}));
-    let v6 = [V2, &[0x21, 0x21, 0, 36], &[0x20, 0x01, 0x0d, 0xb8], &[0; 11], &[7], &[0; 16], &[0, 80, 1, 187]];
+    let v6 =
+        [V2, &[0x21, 0x21, 0, 36], &[0x20, 0x01, 0x0d, 0xb8], &[0; 11], &[7], &[0; 16], &[0, 80, 1, 187]];
     let with_tlvs = {
         let mut header = v2();
         header[15] = 12 + 5;
@@ -155,8 +156,7 @@ fn haproxy_in_front_passes_its_client_on() {
     ));
     for port in [1, 2] {
         let address = haproxy.port(port);
-        let reply =
-            Curl::get(format!("http://{address}/")).arg("--interface").arg("127.0.0.77").run();
+        let reply = Curl::get(format!("http://{address}/")).arg("--interface").arg("127.0.0.77").run();
         assert_eq!(reply.status, 200, "{}", reply.error);
         assert_eq!(reply.seen().header("x-real-ip"), Some("127.0.0.77"), "port {port}");
     }

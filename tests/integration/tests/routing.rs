@@ -6,9 +6,11 @@ use sluice_harness::{Curl, HttpEcho, Sluice};
 /// A gateway whose routes answer with their own id.
 fn gateway(routes: &[(&str, Value)]) -> (Sluice, HttpEcho) {
     let origin = HttpEcho::start("origin");
-    let mut builder = Sluice::builder()
-        .listener("edge", json!({"trusted": ["127.0.0.0/8"]}))
-        .put("upstreams", "u", json!({"nodes": {origin.node(): 1}}));
+    let mut builder = Sluice::builder().listener("edge", json!({"trusted": ["127.0.0.0/8"]})).put(
+        "upstreams",
+        "u",
+        json!({"nodes": {origin.node(): 1}}),
+    );
     for (id, rule) in routes {
         let mut route = rule.clone();
         route["upstream_id"] = json!("u");
@@ -89,7 +91,8 @@ fn paths_methods_and_priorities_decide_among_candidates() {
         ("POST /p", "low"),
         ("GET /off", "404"),
     ] {
-        let fields = if line.starts_with("POST") { "Host: h\r\nContent-Length: 0\r\n" } else { "Host: h\r\n" };
+        let fields =
+            if line.starts_with("POST") { "Host: h\r\nContent-Length: 0\r\n" } else { "Host: h\r\n" };
         assert_eq!(route_of(&sluice, line, fields), expected, "{line}");
     }
 }
@@ -154,7 +157,11 @@ fn services_plugin_configs_and_global_rules_are_merged_into_a_route() {
         .put("plugin_configs", "p", json!({"plugins": set("config")}))
         .put("global_rules", "g", json!({"plugins": {"cors": {"allow_origins": "https://a.example"}}}))
         .put("routes", "plain", json!({"uri": "/plain", "service_id": "s"}))
-        .put("routes", "configured", json!({"uri": "/configured", "service_id": "s", "plugin_config_id": "p"}))
+        .put(
+            "routes",
+            "configured",
+            json!({"uri": "/configured", "service_id": "s", "plugin_config_id": "p"}),
+        )
         .put("routes", "own", own)
         .start();
     for (path, expected) in [("/plain", "service"), ("/configured", "config"), ("/own", "route")] {

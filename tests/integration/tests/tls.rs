@@ -18,14 +18,21 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\
 /// A gateway with TLS at `edge`, everything going to one origin.
 fn gateway(tls: Value) -> (SluiceBuilder, HttpEcho) {
     let origin = HttpEcho::start("origin");
-    let builder = Sluice::builder()
-        .listener("edge", json!({"tls": tls}))
-        .put("routes", "all", json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}));
+    let builder = Sluice::builder().listener("edge", json!({"tls": tls})).put(
+        "routes",
+        "all",
+        json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}),
+    );
     (builder, origin)
 }
 
 /// An answer over TLS as `name`; an error if there is none.
-fn ask(sluice: &Sluice, config: &Arc<rustls::ClientConfig>, name: &str, request: &str) -> Result<u16, String> {
+fn ask(
+    sluice: &Sluice,
+    config: &Arc<rustls::ClientConfig>,
+    name: &str,
+    request: &str,
+) -> Result<u16, String> {
     let mut raw = Raw::connect_tls(sluice.address("edge"), Arc::clone(config), name)
         .map_err(|error| error.to_string())?;
     raw.try_send(request).map_err(|error| error.to_string())?;
@@ -82,9 +89,8 @@ fn permissive(_: &Authority) -> Arc<rustls::ClientConfig> {
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = Arc::new(Any(Arc::clone(&provider)));
-    let builder = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap();
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     Arc::new(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
@@ -126,9 +132,7 @@ fn the_certificate_follows_the_name_exact_before_wildcard() {
     let tls = json!({"fallback_sni": "other.test"});
     sluice.apply("listeners", "edge", json!({"bind": bind, "tls": tls}));
     for name in ["none.test", "127.0.0.1"] {
-        eventually("the fall-back is shown", || {
-            (serial(&sluice, name) == Some(der(&other))).then_some(())
-        });
+        eventually("the fall-back is shown", || (serial(&sluice, name) == Some(der(&other))).then_some(()));
     }
     assert_eq!(serial(&sluice, "a.example"), Some(der(&exact)));
 }
@@ -257,8 +261,11 @@ fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
 fn clients_must_show_a_certificate_of_the_right_authority() {
     let (authority, clients, strangers) =
         (Authority::new("Servers"), Authority::new("Clients"), Authority::new("Strangers"));
-    let (open, closed, partly) =
-        (authority.leaf(&["open.example"]), authority.leaf(&["closed.example"]), authority.leaf(&["partly.example"]));
+    let (open, closed, partly) = (
+        authority.leaf(&["open.example"]),
+        authority.leaf(&["closed.example"]),
+        authority.leaf(&["partly.example"]),
+    );
     let mut required = closed.ssl(&["closed.example"]);
     required["client"] = json!({"ca": clients.pem()});
     let mut skipping = partly.ssl(&["partly.example"]);
@@ -285,7 +292,10 @@ fn clients_must_show_a_certificate_of_the_right_authority() {
 
     assert_eq!(ask(&sluice, &nobody, "partly.example", &get("partly.example", "/public/x")), Ok(200));
     assert_eq!(ask(&sluice, &nobody, "partly.example", &get("partly.example", "/private")), Ok(400));
-    assert_eq!(ask(&sluice, &nobody, "partly.example", &get("partly.example", "/public/../private")), Ok(400));
+    assert_eq!(
+        ask(&sluice, &nobody, "partly.example", &get("partly.example", "/public/../private")),
+        Ok(400)
+    );
     assert_eq!(ask(&sluice, &known, "partly.example", &get("partly.example", "/private")), Ok(200));
     assert!(ask(&sluice, &stranger, "partly.example", &get("partly.example", "/public/x")).is_err());
 
@@ -315,7 +325,8 @@ fn the_depth_of_a_clients_chain_is_limited() {
     }
     let sluice = builder.0.start();
     for (name, works) in [("none.example", false), ("one.example", true)] {
-        let arguments = ["-servername", name, "-cert", &chain.cert, "-cert_chain", &chain.between, "-key", &chain.key];
+        let arguments =
+            ["-servername", name, "-cert", &chain.cert, "-cert_chain", &chain.between, "-key", &chain.key];
         let client = openssl_client(sluice.address("edge"), &arguments, get(name, "/").as_bytes());
         assert_eq!(client.text.contains("HTTP/1.1 200"), works, "{name}: {}", client.text);
     }
@@ -335,8 +346,10 @@ fn client_chain(folder: &std::path::Path) -> Chain {
         let output = sluice_harness::tool("openssl").args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    std::fs::write(folder.join("ca.ext"), "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n").unwrap();
-    std::fs::write(folder.join("leaf.ext"), "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:alice\n").unwrap();
+    std::fs::write(folder.join("ca.ext"), "basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign\n")
+        .unwrap();
+    std::fs::write(folder.join("leaf.ext"), "extendedKeyUsage=clientAuth\nsubjectAltName=DNS:alice\n")
+        .unwrap();
     let key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"];
     let root = ["/CN=root", "-keyout", &file("root.key"), "-x509", "-out", &file("root.pem")];
     run(&[&key[..], &root].concat());
@@ -347,8 +360,19 @@ fn client_chain(folder: &std::path::Path) -> Chain {
         let (ca, ca_key) = (file(&format!("{issuer}.pem")), file(&format!("{issuer}.key")));
         let (extensions, out) = (file(extensions), file(&format!("{name}.pem")));
         run(&[
-            "x509", "-req", "-in", &request, "-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-extfile",
-            &extensions, "-out", &out,
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            &ca,
+            "-CAkey",
+            &ca_key,
+            "-CAcreateserial",
+            "-extfile",
+            &extensions,
+            "-out",
+            &out,
         ]);
     }
     Chain {
@@ -442,7 +466,8 @@ fn the_protocol_is_agreed_by_alpn() {
         .start();
     let agreed = |listener: &str, offered: &[&str]| -> Result<Option<String>, String> {
         let config = authority.client_config(offered);
-        let raw = Raw::connect_tls(sluice.address(listener), config, "a.example").map_err(|error| error.to_string())?;
+        let raw = Raw::connect_tls(sluice.address(listener), config, "a.example")
+            .map_err(|error| error.to_string())?;
         let protocol = raw.tls().unwrap().alpn_protocol();
         Ok(protocol.map(|name| String::from_utf8_lossy(name).into_owned()))
     };
@@ -468,12 +493,23 @@ fn a_name_is_passed_through_without_ending_tls() {
     let upstream = |origin: &HttpEcho| json!({"scheme": "tcp", "nodes": {origin.node(): 1}});
     let sluice = Sluice::builder()
         .listener("edge", json!({"protocol": "tcp", "tls": "passthrough"}))
-        .put("stream_routes", "one", json!({"listener": "edge", "sni": "one.example", "upstream": upstream(&one)}))
-        .put("stream_routes", "wild", json!({"listener": "edge", "sni": "*.wild.example", "upstream": upstream(&wild)}))
+        .put(
+            "stream_routes",
+            "one",
+            json!({"listener": "edge", "sni": "one.example", "upstream": upstream(&one)}),
+        )
+        .put(
+            "stream_routes",
+            "wild",
+            json!({"listener": "edge", "sni": "*.wild.example", "upstream": upstream(&wild)}),
+        )
         .start();
     for (name, server) in [("one.example", "one"), ("x.wild.example", "wild")] {
-        let reply =
-            Curl::get(format!("https://{name}/")).to(sluice.address("edge")).ca(authority.path()).http2().run();
+        let reply = Curl::get(format!("https://{name}/"))
+            .to(sluice.address("edge"))
+            .ca(authority.path())
+            .http2()
+            .run();
         assert_eq!((reply.status, reply.version.as_str()), (200, "2"), "{name}: {}", reply.error);
         let seen = reply.seen();
         assert_eq!(seen.server, server);
@@ -515,7 +551,12 @@ fn upstreams_are_verified_unless_told_otherwise() {
         let reply = ask(path);
         assert_eq!(reply.status, 502, "{path}: {}", reply.text());
         let line = sluice.logged(path, |line| line["uri"] == path);
-        assert!(line["reason"].as_str().is_some_and(|reason| reason.contains("tls") || reason.contains("certificate")), "{line}");
+        assert!(
+            line["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("tls") || reason.contains("certificate")),
+            "{line}"
+        );
     }
 }
 
@@ -523,7 +564,8 @@ fn upstreams_are_verified_unless_told_otherwise() {
 fn a_client_certificate_is_shown_to_an_upstream_that_asks() {
     let authority = Authority::new("Own");
     let leaf = authority.leaf(&["origin.example"]);
-    let origin = HttpEcho::builder("strict").tls(leaf.server_config_verifying(&["http/1.1"], &authority)).start();
+    let origin =
+        HttpEcho::builder("strict").tls(leaf.server_config_verifying(&["http/1.1"], &authority)).start();
     let client = authority.client("gateway");
     let base = json!({"ca": authority.pem(), "sni": "origin.example"});
     let upstream = |more: Value| {
