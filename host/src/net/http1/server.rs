@@ -289,7 +289,13 @@ impl Downstream for ServerConnection {
 
     fn send_head(&mut self, head: &ResponseHead, body: BodyLength) -> Result<(), TransferError> {
         encode::check(&head.fields)?;
-        let body = if self.is_head || matches!(head.status, 204 | 304) { BodyLength::None } else { body };
+        let body = match body {
+            _ if self.is_head || matches!(head.status, 204 | 304) => BodyLength::None,
+            // An answer of HTTP/2 may end with its head. Without a length it
+            // would last until the close here.
+            BodyLength::None => BodyLength::Known(0),
+            body => body,
+        };
         let until_close = body == BodyLength::Unknown && self.version < Version::Http11;
         // A client that is still sending its body when the answer begins gets no
         // further exchange: whether it stops or goes on, nothing can be misread.
