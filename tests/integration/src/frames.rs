@@ -171,6 +171,18 @@ impl Client {
         panic!("the connection ended before {what}, after {seen:?}");
     }
 
+    /// Reads until each of these streams has an answer's head or was reset, or
+    /// the connection has ended.
+    pub fn until_answered(&mut self, streams: &[u32]) {
+        let mut open = streams.to_vec();
+        while !open.is_empty() {
+            let Some(frame) = self.frame() else { return };
+            if matches!(frame.kind, kind::HEADERS | kind::RST_STREAM) {
+                open.retain(|stream| *stream != frame.stream);
+            }
+        }
+    }
+
     /// Reads to the end of the connection; the code of the last GOAWAY.
     pub fn until_end(&mut self) -> Option<u32> {
         let mut code = None;
