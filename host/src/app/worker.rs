@@ -114,7 +114,7 @@ impl Flows for WorkerFlows {
     }
 
     fn tlv(&self, accepted: Accepted) -> impl Future<Output = ()> + 'static {
-        proxy::tlv::serve_connection(Rc::clone(&self.worker), accepted)
+        proxy::tcp::serve(Rc::clone(&self.worker), accepted)
     }
 
     fn refused(

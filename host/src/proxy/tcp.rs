@@ -10,6 +10,7 @@
 mod tests;
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
+use tokio_util::either::Either;
 
 use super::dial::{Link, dial};
 use super::relay::{Pending, RelayCounters, RelayEnd, RelayLimits, Side, relay};
@@ -39,16 +41,33 @@ const SPREAD_MAX: Duration = Duration::from_secs(10);
 const RELAY_CONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// Serves a connection until both sides have ended. Counts and logs it.
-pub async fn serve(worker: SharedWorker, accepted: Accepted) {
+///
+/// A stream route may say that a connection of a `tcp` listener carries frames,
+/// and one of a `tlv` listener bytes: the route decides.
+pub fn serve(worker: SharedWorker, accepted: Accepted) -> impl Future<Output = ()> + 'static {
     if accepted.listener.object.protocol == Protocol::Relay {
-        return Box::pin(serve_way(worker, accepted)).await;
+        return Either::Right(serve_way(worker, accepted).boxed());
     }
     let route = stream_route(&worker, &accepted);
-    match route {
-        Some(route) if matches!(route.flow, StreamFlow::Tlv(_)) => tlv::serve(worker, route, accepted).await,
-        route => serve_route(worker, route, accepted).await,
+    let frames = route.as_ref().and_then(|route| match &route.flow {
+        StreamFlow::Tlv(settings) => Some((Arc::clone(route), Arc::clone(settings))),
+        StreamFlow::Tcp => None,
+    });
+    match frames {
+        Some((route, settings)) => Either::Left(tlv::serve(worker, route, settings, accepted)),
+        None => Either::Right(serve_route(worker, route, accepted).boxed()),
     }
 }
+
+/// Boxes a flow, so that a session of frames, of which there are many at rest,
+/// is not as large as the largest of all flows.
+trait Boxed: Future<Output = ()> + Sized + 'static {
+    fn boxed(self) -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(self)
+    }
+}
+
+impl<F: Future<Output = ()> + 'static> Boxed for F {}
 
 /// What a connection's line says, written when this goes.
 struct Ledger {

@@ -27,6 +27,7 @@ mod tests;
 mod timing;
 mod worker;
 
+use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,16 +37,16 @@ use tokio::time::Instant;
 
 pub use super::dial::Link;
 pub use close::CloseReason;
-pub use host::{DialOrder, Host, StreamLimits};
+pub use host::{DialOrder, Host};
 pub(super) use timing::random_share;
-pub use worker::{serve_connection, watch};
+pub use worker::watch;
 
 use crate::filter::ConnectionScope;
 use crate::frame::FrameDecoder;
 use crate::message::Client;
 use crate::net::{Accepted, Drain, LazyTimer, Listener, Stream};
 use crate::observe::{ConnectionRecord, ReasonFamily, Times, UpstreamRecord};
-use crate::snapshot::{StreamFlow, StreamRoute, TlvSettings};
+use crate::snapshot::{StreamRoute, TlvSettings};
 use inlet::Inlet;
 use notices::Notices;
 use recovery::Recovery;
@@ -54,13 +55,19 @@ use scan::Held;
 
 /// Serves one client until either side ends. Counts and logs the session.
 ///
-/// A route that is not for frames is an error of the caller: the client is closed.
-pub async fn serve<H: Host>(host: Rc<H>, route: Arc<StreamRoute>, accepted: Accepted) {
-    let StreamFlow::Tlv(settings) = &route.flow else { return };
-    let settings = Arc::clone(settings);
+/// `settings` are those of the route. Not an async function itself: its
+/// arguments would stay in the future beside the session made of them.
+pub fn serve<H: Host>(
+    host: Rc<H>,
+    route: Arc<StreamRoute>,
+    settings: Arc<TlvSettings>,
+    accepted: Accepted,
+) -> impl Future<Output = ()> + 'static {
     let mut session = Session::new(host, route, settings, accepted);
-    let reason = session.run().await;
-    Box::pin(session.finish(reason)).await;
+    async move {
+        let reason = session.run().await;
+        Box::pin(session.finish(reason)).await;
+    }
 }
 
 /// One direction of a session.
@@ -108,7 +115,6 @@ struct Session<H: Host> {
     client: Arc<Client>,
     listener: Arc<Listener>,
     drain: Drain,
-    limits: StreamLimits,
     down: Stream,
     up: Option<Link>,
     inward: Flow,
@@ -155,7 +161,6 @@ impl<H: Host> Session<H> {
         let is_movable = settings.is_movable();
         Self {
             revision: host.revision(),
-            limits: StreamLimits::of(&accepted.listener.object),
             down: accepted.stream,
             up: None,
             inward: Flow { inlet: Inlet::new(accepted.first), ..Flow::default() },

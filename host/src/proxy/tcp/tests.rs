@@ -94,11 +94,7 @@ async fn listen(worker: &Rc<Worker>, protocol: &str) -> SocketAddr {
                 started: Instant::now(),
             };
             let own = Rc::clone(&worker);
-            if listener.object.protocol == objects::Protocol::Tlv {
-                worker.tasks.spawn(tlv::serve_connection(own, accepted));
-            } else {
-                worker.tasks.spawn(serve(own, accepted));
-            }
+            worker.tasks.spawn(serve(own, accepted));
         }
     });
     address

@@ -3,10 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{CloseReason, Link};
-use crate::config::objects;
 use crate::message::Client;
 use crate::net::BufferPool;
 use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
@@ -52,27 +50,4 @@ pub struct DialOrder<'a> {
     pub user: Option<u64>,
     /// Nodes not to try again.
     pub tried: &'a mut Tried,
-}
-
-/// Limits of the listener a session came in by.
-#[derive(Debug, Clone, Copy)]
-pub struct StreamLimits {
-    /// The longest silence of a client, unless the route says otherwise.
-    pub idle_timeout: Duration,
-    /// From the first byte of a frame to its last.
-    pub frame_timeout: Duration,
-    /// How long a side may take nothing of what waits for it.
-    pub send_timeout: Duration,
-}
-
-impl StreamLimits {
-    /// Those of a listener.
-    #[must_use]
-    pub fn of(listener: &objects::Listener) -> Self {
-        Self {
-            idle_timeout: listener.idle_timeout(),
-            frame_timeout: listener.limits.frame_timeout,
-            send_timeout: listener.limits.send_timeout,
-        }
-    }
 }

@@ -92,7 +92,7 @@ impl<H: Host> Session<H> {
     /// Delivers what the client was being sent, then forgets the rest of the
     /// old stream: frames that came whole have been scanned and are ready.
     async fn settle_outward(&mut self) -> Result<(), Fault> {
-        let limit = Instant::now() + self.limits.send_timeout;
+        let limit = Instant::now() + self.listener.object.limits.send_timeout;
         match timeout_at(limit, poll_fn(|context| self.poll_write_down(context))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Fault::Session(CloseReason::ClientReset)),

@@ -95,7 +95,7 @@ impl<H: Host> Session<H> {
         let is_quiet = self.inward.is_at_rest() && self.outward.is_at_rest() && !is_waiting;
         let patience = match ending {
             Ending::Drain => DRAIN_MARGIN / 2,
-            Ending::Change => self.limits.frame_timeout,
+            Ending::Change => self.listener.object.limits.frame_timeout,
         };
         (is_quiet || self.now >= since + patience).then_some(match ending {
             Ending::Drain => CloseReason::Drained,
@@ -127,7 +127,7 @@ impl<H: Host> Session<H> {
     /// The next moment something is due, and what it is; nothing for a look at
     /// an ending or a held frame.
     fn nearest(&self) -> (Instant, Option<CloseReason>) {
-        let idle = self.settings.idle_timeout.unwrap_or(self.limits.idle_timeout);
+        let idle = self.settings.idle_timeout.unwrap_or_else(|| self.listener.object.idle_timeout());
         let silence = match self.settings.heartbeat {
             Some(_) => CloseReason::HeartbeatMissed,
             None => CloseReason::IdleTimeout,
@@ -140,7 +140,7 @@ impl<H: Host> Session<H> {
                 nearest = (at, reason);
             }
         };
-        let limits = &self.limits;
+        let limits = &self.listener.object.limits;
         if !self.begun {
             due(Some(self.started + self.settings.first_frame_timeout), Some(CloseReason::FirstFrameTimeout));
         }

@@ -5,23 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CloseReason, DialOrder, Host, Link, serve};
+use super::{CloseReason, DialOrder, Host, Link};
 use crate::message::{FrameFields, FrameRole, Subject};
-use crate::net::{Accepted, BufferPool};
+use crate::net::BufferPool;
 use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
 use crate::proxy::dial::dial;
-use crate::proxy::{SharedWorker, Worker, stream_route, tcp};
+use crate::proxy::{SharedWorker, Worker};
 use crate::route::StreamRouter;
-use crate::snapshot::{StreamFlow, StreamRoute};
-
-/// Serves a connection of a listener for frames: by its stream route, which may
-/// also say that it carries plain bytes.
-pub async fn serve_connection(worker: SharedWorker, accepted: Accepted) {
-    match stream_route(&worker, &accepted) {
-        Some(route) if matches!(route.flow, StreamFlow::Tlv(_)) => serve(worker, route, accepted).await,
-        _ => Box::pin(tcp::serve(worker, accepted)).await,
-    }
-}
+use crate::snapshot::StreamRoute;
 
 /// How soon sessions at rest learn of a line that went down or a changed route.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);

@@ -193,7 +193,9 @@ impl Rig {
             started: Instant::now(),
         };
         let route = self.host.route.borrow().clone().unwrap();
-        self.tasks.spawn(serve(Rc::clone(&self.host), route, accepted));
+        let StreamFlow::Tlv(settings) = &route.flow else { panic!("a route for frames") };
+        let settings = Arc::clone(settings);
+        self.tasks.spawn(serve(Rc::clone(&self.host), route, settings, accepted));
         Peer { tcp: near, buffer: Vec::new() }
     }
 
