@@ -7,7 +7,7 @@ mod check;
 pub mod cli;
 mod keygen;
 mod limits;
-mod notify;
+mod manager;
 mod run;
 pub mod status;
 mod worker;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::boot::Boot;
 use super::worker::{Order, WorkerThread};
-use super::{cli, limits, notify};
+use super::{cli, limits, manager};
 use crate::admin::{
     self, BindStatus, Gateway, ListenerStatus, LogCollector, MetricsSite, NetCollector, NodeInfo, Site,
     StatusCollector, StatusSite,
@@ -294,7 +294,7 @@ impl Main {
         }
         if self.shared.snapshot.load().revision > 0 {
             self.view.enter(Phase::Ready);
-            notify::ready();
+            manager::ready();
         }
     }
 
@@ -371,7 +371,7 @@ impl Main {
             // The new process is the one to ask from now on.
             self.stop.cancel();
         } else {
-            notify::stopping();
+            manager::stopping();
         }
         let deadline = self.boot.shutdown.deadline;
         tracing::info!(?deadline, "draining");
