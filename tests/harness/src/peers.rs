@@ -5,12 +5,11 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::ports::Port;
-use crate::process::{Process, Signal, tool};
+use crate::process::{Process, tool};
 use crate::raw::Raw;
 
 const PORTS: usize = 5;
@@ -187,15 +186,15 @@ impl Php {
     pub fn site(folder: &Path) -> Php {
         let place = Place::new();
         let mut command = tool("php");
-        command.env("PHP_CLI_SERVER_WORKERS", "4");
         command
             .arg("-S")
             .arg(place.address(1).to_string())
             .arg("-t")
             .arg(folder)
             .arg(folder.join("index.php"));
-        // Its workers end with it only on this signal.
-        let mut process = Process::spawn("php", command, &place.log()).stop_with(Signal::INT);
+        // One process: workers of its own would outlive it, and one at a time
+        // is what the site's pages need.
+        let mut process = Process::spawn("php", command, &place.log());
         until_listening(&mut process, place.address(1));
         Php { process, place }
     }
@@ -210,10 +209,9 @@ impl Php {
         self.address().to_string()
     }
 
-    /// Ends it, and its workers with it.
+    /// Ends it.
     pub fn stop(&mut self) {
-        self.process.signal(Signal::INT);
-        self.process.wait(Duration::from_secs(10));
+        self.process.kill();
     }
 }
 

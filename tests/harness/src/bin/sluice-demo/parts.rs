@@ -124,7 +124,6 @@ impl Parts {
         let site = workspace().join("tests/services/php-site");
         for (line, port) in [("leased", 8001), ("public", 8002)] {
             let mut php = tool("php");
-            php.env("PHP_CLI_SERVER_WORKERS", "4");
             php.arg("-S")
                 .arg(place.address(port).to_string())
                 .arg("-t")
