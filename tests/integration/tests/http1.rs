@@ -261,11 +261,11 @@ fn a_kept_connection_that_its_origin_closed_costs_no_request() {
     let sluice = gateway(&[origin.node()], json!({}), json!({}));
     let mut client = sluice.connect("edge");
     for number in 0..20 {
-        let method = if number % 2 == 0 { "GET" } else { "POST" };
-        client.send(format!("{method} /{number} HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n"));
+        // What is not idempotent may not be sent again if the end of the
+        // connection crosses it, so only GET is promised an answer.
+        client.send(format!("GET /{number} HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n"));
         assert_eq!(client.read_answer().0, 200, "request {number}");
-        // The end of the connection reaches the gateway before the next request.
-        origin.until("the end of the connection", |log| log.requests.len() == number + 1);
+        origin.until("the request", |log| log.requests.len() == number + 1);
     }
     assert_eq!(origin.log().requests.len(), 20);
 }
