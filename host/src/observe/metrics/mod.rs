@@ -78,8 +78,10 @@ pub struct WorkerMetrics {
     index: usize,
     /// Plugins that have decided something on this worker: a handful, found
     /// without a lock.
-    plugins: RefCell<SmallVec<[(&'static str, Arc<PluginMetrics>); 2]>>,
+    plugins: RefCell<SmallVec<[NamedPlugin; 2]>>,
 }
+
+type NamedPlugin = (&'static str, Arc<PluginMetrics>);
 
 impl Metrics {
     /// Metrics for `workers` worker threads and one more for the control thread,
