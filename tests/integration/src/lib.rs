@@ -5,9 +5,11 @@
 //! keeps every byte it receives and answers as a test tells it to. [`frames`]
 //! makes HTTP/2 frames, wrong ones included. [`load`] asks steadily and keeps
 //! long sessions busy; [`changes`] changes the configuration meanwhile.
+//! [`lines`] has lines, IM frames and small upstreams.
 
 pub mod changes;
 pub mod frames;
+pub mod lines;
 pub mod load;
 pub mod origin;
 pub mod strict;
