@@ -68,6 +68,17 @@ impl Collect for NetCollector {
     }
 }
 
+/// What all upstreams have in common.
+pub struct UpstreamCollector(pub Arc<crate::upstream::Environment>);
+
+impl Collect for UpstreamCollector {
+    fn collect(&self, out: &mut Exposition) {
+        let help = "Nodes chosen although nothing of their upstream was up.";
+        out.family("sluice_forced_selections_total", help, Kind::Counter);
+        out.sample(&[], self.0.forced_selections());
+    }
+}
+
 /// Lines of the access log, from its writer.
 pub struct LogCollector(pub Arc<LogWriter>);
 

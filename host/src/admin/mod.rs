@@ -16,7 +16,7 @@ mod sites;
 mod status;
 mod table;
 
-pub use collect::{LogCollector, NetCollector, StatusCollector};
+pub use collect::{LogCollector, NetCollector, StatusCollector, UpstreamCollector};
 pub use exchange::{Request, Response, Site};
 pub use server::{ServerLimits, bind, serve};
 pub use sites::{MetricsSite, StatusSite};

@@ -22,7 +22,7 @@ use super::worker::{Order, WorkerThread};
 use super::{cli, limits, manager};
 use crate::admin::{
     self, BindStatus, Gateway, ListenerStatus, LogCollector, MetricsSite, NetCollector, NodeInfo, Site,
-    StatusCollector, StatusSite,
+    StatusCollector, UpstreamCollector, StatusSite,
 };
 use crate::config::objects;
 use crate::config::source::{DirectorySource, Source};
@@ -266,6 +266,7 @@ impl Main {
         let gateway: Arc<dyn Gateway> = Arc::clone(&self.view) as _;
         metrics.register(Arc::new(NetCollector::new(Arc::clone(&self.shared.counters), metrics)));
         metrics.register(Arc::new(LogCollector(Arc::clone(&self.log))));
+        metrics.register(Arc::new(UpstreamCollector(Arc::clone(&self.environment))));
         metrics.register(Arc::new(StatusCollector(Arc::clone(&gateway))));
         let sites: [(&'static str, _, Arc<dyn Site>); 2] = [
             ("admin.status", self.boot.admin.status, Arc::new(StatusSite::new(gateway))),

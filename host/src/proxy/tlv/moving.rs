@@ -145,6 +145,7 @@ impl<H: Host> Session<H> {
             return Err(fault);
         }
         self.up = Some(link);
+        self.route.metrics.moved(self.host.metrics());
         self.tell_lost()
     }
 
