@@ -32,6 +32,9 @@ pub enum ProxyError {
     /// The upstream broke off, or does not speak the protocol.
     #[error("upstream failed: {0}")]
     Upstream(#[source] TransferError),
+    /// The line went down while a request waited on it that another line can take.
+    #[error("line went down")]
+    LineLost,
     /// The upstream took too long; the code names the limit.
     #[error("upstream timed out: {0}")]
     UpstreamTimeout(&'static str),
@@ -68,7 +71,7 @@ impl ProxyError {
             Self::Certificate(ClientRefusal::CertificateRequired) => 400,
             Self::NoUpstream | Self::NoLine(_) => 503,
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
-            Self::NotHttp | Self::Connect(_) => 502,
+            Self::NotHttp | Self::Connect(_) | Self::LineLost => 502,
             Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) | Self::Deadline => 504,
             Self::Upstream(_) => 502,
             Self::BodyTooLarge(_) => 413,
@@ -87,6 +90,7 @@ impl ProxyError {
             Self::Certificate(ClientRefusal::CertificateRequired) => "client_certificate_required",
             Self::NoUpstream => "no_upstream",
             Self::NotHttp => "upstream_not_http",
+            Self::LineLost => "line_lost",
             Self::NoLine(_) => "no_line",
             Self::Connect(error) => error.failure.code(),
             Self::Upstream(error) => match error {
@@ -130,7 +134,7 @@ impl ProxyError {
         let message: Cow<'static, str> = match self {
             Self::NoRoute => "404 Route Not Found".into(),
             Self::NoUpstream | Self::NoLine(_) => "no healthy upstream".into(),
-            Self::NotHttp | Self::Connect(_) | Self::Upstream(_) => match self.status() {
+            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::Upstream(_) => match self.status() {
                 504 => "upstream timed out".into(),
                 _ => "upstream failed".into(),
             },

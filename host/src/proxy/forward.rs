@@ -227,7 +227,8 @@ fn judge<D: Downstream, U: UpstreamExchange>(
     down: &D,
 ) -> Attempt {
     let method = &journey.exchange.request.method;
-    let unseen = !up.is_answering() && !down.is_answered() && error.failure().is_some();
+    let is_upstreams = error.failure().is_some() || matches!(error, ProxyError::LineLost);
+    let unseen = !up.is_answering() && !down.is_answered() && is_upstreams;
     let harmless = method.is_idempotent() || up.moved().sent == 0;
     let malformed = error.failure() == Some(Failure::Malformed);
     match unseen && harmless && upload.can_restart() && !malformed {
@@ -335,6 +336,38 @@ enum Driven {
     Switched(ResponseHead),
 }
 
+/// Whether a request that waits for its answer may be sent to another line.
+fn may_move(journey: &Journey, plan: &Plan<'_>) -> bool {
+    let has_lines = journey.upstream.as_ref().is_some_and(|upstream| upstream.lines.len() > 1);
+    has_lines && plan.body == BodyLength::None && journey.exchange.request.method.is_idempotent()
+}
+
+/// Waits for an answer, unless the line it is to come by goes down while
+/// another one is up: a black hole would hold the request for the read time-out.
+async fn unless_lost<T>(
+    upstream: Option<&Upstream>,
+    watch: Option<&Target>,
+    waiting: impl Future<Output = Result<T, ProxyError>>,
+) -> Result<T, ProxyError> {
+    let mut waiting = pin!(waiting);
+    let mut lost = pin!(watch.map(Target::lost));
+    poll_fn(|context| {
+        if let Poll::Ready(answer) = waiting.as_mut().poll(context) {
+            return Poll::Ready(answer);
+        }
+        if let Some(loss) = lost.as_mut().as_pin_mut()
+            && loss.poll(context).is_ready()
+        {
+            lost.set(None);
+            if upstream.is_some_and(Upstream::is_up) {
+                return Poll::Ready(Err(ProxyError::LineLost));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// One attempt on a connection that stands.
 async fn drive<D: Downstream, U: UpstreamExchange>(
     journey: &mut Journey,
@@ -348,7 +381,11 @@ async fn drive<D: Downstream, U: UpstreamExchange>(
     let upgrade = plan.upgrade.as_ref().map(|handshake| &*handshake.protocols);
     let shape = RequestShape { body: plan.body, upgrade, trailers: plan.trailers };
     up.send_head(&journey.exchange.request, shape).map_err(ProxyError::Upstream)?;
-    let mut head = transfer::await_head(down, up, upload, timer, &plan.bounds).await?;
+    let mut head = {
+        let watch = journey.target.as_ref().filter(|_| may_move(journey, plan));
+        let waiting = transfer::await_head(down, up, upload, timer, &plan.bounds);
+        unless_lost(journey.upstream.as_deref(), watch, waiting).await?
+    };
     let took = began.elapsed();
     journey.header = Some(took);
     if let Some(target) = &journey.target {

@@ -192,10 +192,12 @@ fn the_faster_line_is_preferred_where_latency_decides() {
     let origin =
         |name: &str, link: u8| HttpEcho::builder(name).within(network.far(), network.address(link)).start();
     let (slow, fast) = (origin("slow", 0), origin("fast", 1));
-    let mut command = network.far().command("tc");
-    command.args(["qdisc", "add", "dev", "link0", "root", "netem", "delay", "60ms"]);
-    assert!(command.status().is_ok_and(|status| status.success()), "tc can delay a link");
-    let active = json!({"type": "tcp", "interval": 0.2, "timeout": 1});
+    // The first packet of every connect is lost and sent again a second later.
+    let mut command = network.far().command("iptables");
+    command.args(["-w", "-I", "INPUT", "-i", "link0", "-p", "tcp", "--syn"]);
+    command.args(["-m", "statistic", "--mode", "nth", "--every", "2", "--packet", "0", "-j", "DROP"]);
+    assert!(command.status().is_ok_and(|status| status.success()), "iptables can lose a packet");
+    let active = json!({"type": "tcp", "interval": 0.2, "timeout": 5});
     let upstream = json!({
         "lines": [
             {"name": "slow", "nodes": {slow.node(): 1}, "checks": {"active": active}},

@@ -185,5 +185,6 @@ fn when_all_nodes_are_down_one_is_tried_and_the_state_is_visible() {
     let line = sluice.line_status("app", "default");
     assert_eq!(line["state"], "unhealthy", "{line:#}");
     let health = sluice.status_path("/v1/healthcheck/upstreams/app");
-    assert_eq!(health["nodes"][0]["status"], "unhealthy", "{health:#}");
+    let status = health["nodes"][0]["status"].as_str().unwrap_or_default();
+    assert!(DOWN.contains(&status), "{health:#}");
 }
