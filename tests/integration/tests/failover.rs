@@ -212,7 +212,9 @@ fn the_faster_line_is_preferred_where_latency_decides() {
         .within(network.near())
         .start();
     wait_active(&sluice, "app", "fast");
-    assert!(sluice.line_status("app", "slow")["rtt_ms"].as_f64() > Some(40.0));
+    eventually("the slow line is measured", || {
+        (sluice.line_status("app", "slow")["rtt_ms"].as_f64()? > 40.0).then_some(())
+    });
     assert_eq!(network.near().run(|| get(&sluice, "edge", "/").0), 200);
     assert_eq!((slow.seen().len(), fast.seen().len()), (0, 1));
 }
