@@ -22,7 +22,7 @@ use super::worker::{Order, WorkerThread};
 use super::{cli, limits, manager};
 use crate::admin::{
     self, BindStatus, Gateway, ListenerStatus, LogCollector, MetricsSite, NetCollector, NodeInfo, Site,
-    StatusCollector, UpstreamCollector, StatusSite,
+    StatusCollector, StatusSite, UpstreamCollector,
 };
 use crate::config::objects;
 use crate::config::source::{DirectorySource, Source};

@@ -98,9 +98,7 @@ fn the_server_name_chooses_and_tls_is_not_ended() {
         HttpEcho::builder(name).tls(authority.leaf(&[host]).server_config(&["http/1.1"])).start()
     };
     let (one, other) = (origin("one", "one.test"), origin("other", "x.other.test"));
-    let route = |sni: &str, node: String| {
-        json!({"listener": "raw", "sni": sni, "upstream": {"scheme": "tcp", "nodes": {node: 1}}})
-    };
+    let route = |sni: &str, node: String| json!({"listener": "raw", "sni": sni, "upstream": {"scheme": "tcp", "nodes": {node: 1}}});
     let sluice = Sluice::builder()
         .listener("raw", json!({"protocol": "tcp", "tls": "passthrough"}))
         .put("stream_routes", "one", &route("one.test", one.node()))
@@ -151,10 +149,17 @@ fn port_and_client_address_choose_the_route() {
     let server = |server: &Server| json!({"scheme": "tcp", "nodes": {server.node(): 1}});
     let mut sluice = Sluice::builder()
         .listener("one", json!({"protocol": "tcp"}))
-        .listener("two", json!({"protocol": "tcp", "proxy_protocol": {"from": ["127.0.0.1"], "required": false}}))
-        .put("stream_routes", "client", &json!({
-            "listener": "two", "remote_addr": "192.0.2.0/24", "upstream": server(&by_client),
-        }))
+        .listener(
+            "two",
+            json!({"protocol": "tcp", "proxy_protocol": {"from": ["127.0.0.1"], "required": false}}),
+        )
+        .put(
+            "stream_routes",
+            "client",
+            &json!({
+                "listener": "two", "remote_addr": "192.0.2.0/24", "upstream": server(&by_client),
+            }),
+        )
         .put("stream_routes", "rest", &json!({"listener": "two", "upstream": server(&rest)}))
         .start();
     let port = sluice.address("one").port();
@@ -198,8 +203,10 @@ fn the_client_goes_on_in_a_proxy_header() {
 fn a_node_that_refuses_is_replaced_and_none_left_is_a_reason() {
     let server = Server::byte_echo();
     let dead = sluice_harness::Port::free().loopback().to_string();
-    let sluice =
-        gateway(json!({}), json!({"upstream": {"scheme": "tcp", "nodes": {dead.clone(): 1, server.node(): 1}}}));
+    let sluice = gateway(
+        json!({}),
+        json!({"upstream": {"scheme": "tcp", "nodes": {dead.clone(): 1, server.node(): 1}}}),
+    );
     for _ in 0..3 {
         let mut raw = sluice.connect("raw");
         raw.send(b"x");

@@ -140,9 +140,8 @@ fn a_way_overheard_does_not_outlive_its_use_by_others() {
         .start();
     let mut raw = sluice.connect("raw");
     raw.send(b"x");
-    let mut header: Vec<u8> = eventually("a way is sent", || {
-        recorder.received().into_iter().find(|bytes| bytes.len() > 60)
-    });
+    let mut header: Vec<u8> =
+        eventually("a way is sent", || recorder.received().into_iter().find(|bytes| bytes.len() > 60));
     let client: Value = json!(header[16]);
     assert_eq!(client, 127, "the client's address stands at its place");
     header[19] ^= 1;
