@@ -312,7 +312,6 @@ impl Line {
         match changed {
             Some(LineState::Down) => {
                 tracing::warn!(upstream, line, reason = why.map_or("", Failure::code), "line is down");
-                self.environment.cuts.send_modify(|cuts| *cuts += 1);
             }
             Some(LineState::Up) => tracing::info!(upstream, line, "line is up"),
             Some(LineState::Probing) => {
