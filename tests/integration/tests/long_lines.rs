@@ -1,5 +1,5 @@
-#![cfg(feature = "long")]
 //! Failover again and again: leaks and slow decay show only after many rounds.
+#![cfg(feature = "long")]
 
 use serde_json::json;
 use sluice_harness::{HttpEcho, Sluice, SteadyLoad};
