@@ -89,9 +89,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
-    let files = process::raise_open_files(200_000)?;
+    let files = process::raise_open_files(60_000)?;
     // The client's end and the origin's two ends of a connection are in this process.
-    let connections = options.connections.min((files as usize).saturating_sub(500) / 2);
+    let connections = options.connections.min((files as usize).saturating_sub(600) / 2);
     if connections < options.connections {
         eprintln!(
             "{files} open files are allowed: {connections} idle connections instead of {}",
@@ -110,6 +110,7 @@ fn run(options: &Options) -> Result<()> {
         directory: directory.path().to_owned(),
         origin: Origin::start(own_cpus.clone())?,
         threads: options.threads,
+        open_files: files,
         cpus,
         own_cpus,
     };

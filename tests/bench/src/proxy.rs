@@ -74,6 +74,8 @@ pub(crate) struct Stage {
     pub(crate) origin: Origin,
     /// Workers of each proxy.
     pub(crate) threads: usize,
+    /// Files a process may have open.
+    pub(crate) open_files: u64,
     /// The CPUs of the proxies, where they are held to some.
     pub(crate) cpus: Option<Vec<usize>>,
     /// The CPUs of everything else.
@@ -168,6 +170,9 @@ fn command(contender: &Contender, stage: &Stage, ports: &Ports, directory: &Path
         ("DIR", directory.display().to_string()),
         ("USER", user.to_owned()),
         ("THREADS", stage.threads.to_string()),
+        ("FILES", stage.open_files.to_string()),
+        // haproxy reserves files by itself and refuses a number that does not fit.
+        ("SESSIONS", (stage.open_files / 2).saturating_sub(100).to_string()),
         ("CERT", tls.join("cert.pem").display().to_string()),
         ("KEY", tls.join("key.pem").display().to_string()),
         ("PEM", tls.join("both.pem").display().to_string()),
