@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpStream;
-use tokio::task::LocalSet;
 
 use crate::cases::IdleCase;
-use crate::load::{self, Tls};
+use crate::load::{self, Bed, Tls};
 use crate::origin::SMALL;
 use crate::process::Tree;
 use crate::proxy::Proxy;
@@ -30,9 +29,14 @@ enum Held {
 
 /// Opens `count` connections through a fresh proxy, has one exchange on each
 /// and says how many bytes of memory each has added.
-pub(crate) fn measure(case: &'static IdleCase, proxy: &Proxy, tls: &Tls, count: usize) -> Result<f64> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+pub(crate) fn measure(
+    bed: &Bed,
+    case: &'static IdleCase,
+    proxy: &Proxy,
+    tls: &Tls,
+    count: usize,
+) -> Result<f64> {
+    bed.block_on(async {
         let open = |count| {
             let (ports, tls) = (proxy.ports, tls.clone());
             load::for_each(count, WIDTH, move |index| open(case, ports, tls.clone(), index))

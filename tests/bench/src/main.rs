@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 
 use crate::cases::{Bench, CASES, Case, IDLE_CASES};
-use crate::load::{Outcome, Tls};
+use crate::load::{Bed, Outcome, Tls};
 use crate::origin::Origin;
 use crate::profile::Beside;
 use crate::proxy::{Contender, Program, Proxy, Stage};
@@ -106,9 +106,11 @@ fn run(options: &Options) -> Result<()> {
         process::pin(own)?;
     }
     proxy::write_certificate(directory.path())?;
+    let bed = Bed::new()?;
     let stage = Stage {
         directory: directory.path().to_owned(),
-        origin: Origin::start(own_cpus.clone())?,
+        origin: bed.block_on(Origin::start())?,
+        bed,
         threads: options.threads,
         open_files: files,
         cpus,
@@ -214,7 +216,7 @@ fn under_load(
     let proxies: Vec<Proxy> =
         contenders.iter().map(|contender| Proxy::start(contender, stage, 0)).collect::<Result<_>>()?;
     for case in wanted {
-        let rounds = rounds(case, &proxies, circumstances, tls)?;
+        let rounds = rounds(case, &proxies, circumstances, stage, tls)?;
         let costs: Vec<Vec<f64>> = rounds.iter().map(|rounds| rounds.iter().map(cost).collect()).collect();
         let figures = rounds.iter().map(|rounds| LoadFigures::of(rounds));
         let found = compare(case.name, contenders, &costs, figures)?;
@@ -225,7 +227,7 @@ fn under_load(
             proxies.iter().try_for_each(|proxy| count_calls(case, proxy, stage, tls))?;
         }
         if options.profile {
-            proxies.iter().try_for_each(|proxy| sample(case, proxy, tls))?;
+            proxies.iter().try_for_each(|proxy| sample(case, proxy, stage, tls))?;
         }
     }
     Ok(())
@@ -237,10 +239,13 @@ fn rounds(
     case: &Case,
     proxies: &[Proxy],
     circumstances: &Circumstances,
+    stage: &Stage,
     tls: &Tls,
 ) -> Result<Vec<Vec<Outcome>>> {
     let load = |proxy: &Proxy, seconds: f64| {
-        load::run(case.load, &proxy.ports, tls, &proxy.tree(), Duration::from_secs_f64(seconds))
+        stage
+            .bed
+            .run(case.load, &proxy.ports, tls, &proxy.tree(), Duration::from_secs_f64(seconds))
             .with_context(|| format!("{} under {}\n{}", proxy.name, case.name, proxy.log()))
     };
     for proxy in proxies {
@@ -301,7 +306,7 @@ fn idle(
         for round in 0..rounds {
             for (contender, costs) in contenders.iter().zip(&mut costs) {
                 let proxy = Proxy::start(contender, stage, 1 + number * rounds + round)?;
-                let bytes = idle::measure(case, &proxy, tls, connections)
+                let bytes = idle::measure(&stage.bed, case, &proxy, tls, connections)
                     .with_context(|| format!("{} under {}\n{}", contender.name, case.name, proxy.log()))?;
                 costs.push(bytes);
             }
@@ -319,7 +324,7 @@ fn count_calls(case: &Case, proxy: &Proxy, stage: &Stage, tls: &Tls) -> Result<(
     let file = stage.directory.join(format!("{}-{}.calls", case.name, proxy.name));
     let tree = proxy.tree();
     let beside = Beside::strace(&tree, file)?;
-    let outcome = load::run(case.load, &proxy.ports, tls, &tree, Duration::from_secs(2))?;
+    let outcome = stage.bed.run(case.load, &proxy.ports, tls, &tree, Duration::from_secs(2))?;
     let summary = std::fs::read_to_string(beside.finish()?)?;
     let calls = profile::calls(&summary)?;
     let operations = outcome.operations_in_all as f64;
@@ -337,11 +342,11 @@ fn count_calls(case: &Case, proxy: &Proxy, stage: &Stage, tls: &Tls) -> Result<(
 }
 
 /// Prints the functions that took the most time.
-fn sample(case: &Case, proxy: &Proxy, tls: &Tls) -> Result<()> {
+fn sample(case: &Case, proxy: &Proxy, stage: &Stage, tls: &Tls) -> Result<()> {
     let file = std::env::temp_dir().join(format!("sluice-bench-{}-{}.perf", case.name, proxy.name));
     let tree = proxy.tree();
     let beside = Beside::perf(&tree, file)?;
-    load::run(case.load, &proxy.ports, tls, &tree, Duration::from_secs(4))?;
+    stage.bed.run(case.load, &proxy.ports, tls, &tree, Duration::from_secs(4))?;
     let file = beside.finish()?;
     println!("  {} ({}):", proxy.name, file.display());
     for line in profile::hot_spots(&file, 30)? {

@@ -1,6 +1,7 @@
 //! The service behind every proxy: answers from memory over HTTP/1.1 and echoes
-//! frames, on a thread of its own. It reads and writes once a request, into one
-//! buffer for all connections, so that it is never what is measured.
+//! frames. It reads and writes once a request, into one buffer for all
+//! connections, on the thread of the load: that thread never sleeps under load,
+//! so that no proxy pays for waking it.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -8,15 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::task::ready;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{LocalSet, spawn_local};
-
-use crate::process;
+use tokio::task::spawn_local;
 
 /// Where the origin listens.
 #[derive(Debug, Clone, Copy)]
@@ -37,27 +35,11 @@ const BUFFER: usize = 64 * 1024;
 type Shared = Rc<RefCell<Vec<u8>>>;
 
 impl Origin {
-    /// Starts it on the CPUs given.
-    pub(crate) fn start(cpus: Option<Vec<usize>>) -> Result<Self> {
-        let (ready, started) = mpsc::channel();
-        std::thread::Builder::new().name("origin".into()).spawn(move || {
-            let outcome = cpus.map_or(Ok(()), |cpus| process::pin(&cpus));
-            let failed = outcome.and_then(|()| serve(&ready)).err();
-            if let Some(error) = failed {
-                // Whoever waits for the start learns of it; later, the load does.
-                let _ = ready.send(Err(error));
-            }
-        })?;
-        started.recv().context("the origin did not start")?
-    }
-}
-
-fn serve(ready: &mpsc::Sender<Result<Origin>>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    /// Starts it on the local tasks of the caller; it runs when they do.
+    pub(crate) async fn start() -> Result<Self> {
         let http = listen()?;
         let tlv = listen()?;
-        let _ = ready.send(Ok(Origin { http: http.local_addr()?, tlv: tlv.local_addr()? }));
+        let origin = Self { http: http.local_addr()?, tlv: tlv.local_addr()? };
         let buffer: Shared = Rc::new(RefCell::new(vec![0; BUFFER]));
         let echo_buffer = buffer.clone();
         spawn_local(async move {
@@ -66,13 +48,15 @@ fn serve(ready: &mpsc::Sender<Result<Origin>>) -> Result<()> {
                 spawn_local(async move { echo(stream, buffer).await.ok() });
             }
         });
-        let answers = Rc::new([answer(SMALL.1), answer(LARGE.1)]);
-        loop {
-            let (stream, _) = http.accept().await?;
-            let (buffer, answers) = (buffer.clone(), answers.clone());
-            spawn_local(async move { respond(stream, buffer, &answers).await.ok() });
-        }
-    })
+        spawn_local(async move {
+            let answers = Rc::new([answer(SMALL.1), answer(LARGE.1)]);
+            while let Ok((stream, _)) = http.accept().await {
+                let (buffer, answers) = (buffer.clone(), answers.clone());
+                spawn_local(async move { respond(stream, buffer, &answers).await.ok() });
+            }
+        });
+        Ok(origin)
+    }
 }
 
 fn listen() -> Result<TcpListener> {

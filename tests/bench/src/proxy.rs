@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+use crate::load::Bed;
 use crate::origin::Origin;
 use crate::process::{self, Tree};
 
@@ -71,6 +72,8 @@ impl Ports {
 pub(crate) struct Stage {
     /// The folder of certificates and of one folder a proxy.
     pub(crate) directory: PathBuf,
+    /// The runtime of load and origin.
+    pub(crate) bed: Bed,
     pub(crate) origin: Origin,
     /// Workers of each proxy.
     pub(crate) threads: usize,

@@ -17,7 +17,8 @@ use anyhow::{Context, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::LocalSet;
+use tokio::runtime::Runtime;
+use tokio::task::{LocalSet, spawn_local};
 
 pub(crate) use frames::exchange as exchange_frame;
 pub(crate) use http1::exchange as exchange_request;
@@ -75,48 +76,96 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// How long sessions may take to end after their last operation.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs `load` against a proxy and measures `tree` for `length`.
-///
-/// # Errors
-/// When any connection is refused, cut or answered wrongly: a proxy that fails
-/// is not faster.
-pub(crate) fn run(load: Load, ports: &Ports, tls: &Tls, tree: &Tree, length: Duration) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
-        let recorder = Rc::new(Recorder::default());
-        let mut sessions = start(load, ports, tls, &recorder)?;
-        tokio::select! {
-            () = tokio::time::sleep(WARM_UP) => {}
-            ended = sessions.join_next() => ended.context("no session")??.context("in the warm-up")?,
-        }
-        recorder.is_recording.set(true);
-        let (cpu, started) = (tree.cpu_time()?, Instant::now());
-        tokio::select! {
-            () = tokio::time::sleep(length) => {}
-            ended = sessions.join_next() => {
-                ended.context("no session")??.context("under load")?;
-                bail!("a session ended under load");
-            }
-        }
-        let (cpu, elapsed) = (tree.cpu_time()?.saturating_sub(cpu), started.elapsed());
-        recorder.is_recording.set(false);
-        recorder.is_over.set(true);
-        let end = async {
-            while let Some(ended) = sessions.join_next().await {
-                ended??;
-            }
-            anyhow::Ok(())
-        };
-        tokio::time::timeout(END_TIMEOUT, end).await.context("a session waits for an answer")??;
-        let mut latencies = recorder.latencies.take();
-        latencies.sort_unstable();
-        Ok(Outcome {
-            operations: recorder.operations.get(),
-            operations_in_all: recorder.operations_in_all.get(),
-            elapsed,
-            cpu,
-            latencies,
+/// The runtime of the load and of the origin, one thread.
+pub(crate) struct Bed {
+    runtime: Runtime,
+    tasks: LocalSet,
+}
+
+impl Bed {
+    pub(crate) fn new() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self { runtime, tasks: LocalSet::new() })
+    }
+
+    /// Runs a future, and the origin's tasks meanwhile.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.tasks.block_on(&self.runtime, future)
+    }
+
+    /// Runs `load` against a proxy and measures `tree` for `length`.
+    ///
+    /// # Errors
+    /// When any connection is refused, cut or answered wrongly: a proxy that
+    /// fails is not faster.
+    pub(crate) fn run(
+        &self,
+        load: Load,
+        ports: &Ports,
+        tls: &Tls,
+        tree: &Tree,
+        length: Duration,
+    ) -> Result<Outcome> {
+        self.block_on(async {
+            let recorder = Rc::new(Recorder::default());
+            let awake = spawn_local(stay_awake(recorder.clone()));
+            let outcome = measure(load, ports, tls, tree, length, &recorder).await;
+            recorder.is_over.set(true);
+            awake.await?;
+            outcome
         })
+    }
+}
+
+/// Keeps this thread from sleeping: waking a thread is dear, and whoever sends
+/// pays for it. A proxy that is slower, so that the load sleeps more often,
+/// would be charged for it twice.
+async fn stay_awake(recorder: Rc<Recorder>) {
+    while !recorder.is_over.get() {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn measure(
+    load: Load,
+    ports: &Ports,
+    tls: &Tls,
+    tree: &Tree,
+    length: Duration,
+    recorder: &Rc<Recorder>,
+) -> Result<Outcome> {
+    let mut sessions = start(load, ports, tls, recorder)?;
+    tokio::select! {
+        () = tokio::time::sleep(WARM_UP) => {}
+        ended = sessions.join_next() => ended.context("no session")??.context("in the warm-up")?,
+    }
+    recorder.is_recording.set(true);
+    let (cpu, started) = (tree.cpu_time()?, Instant::now());
+    tokio::select! {
+        () = tokio::time::sleep(length) => {}
+        ended = sessions.join_next() => {
+            ended.context("no session")??.context("under load")?;
+            bail!("a session ended under load");
+        }
+    }
+    let (cpu, elapsed) = (tree.cpu_time()?.saturating_sub(cpu), started.elapsed());
+    recorder.is_recording.set(false);
+    recorder.is_over.set(true);
+    let end = async {
+        while let Some(ended) = sessions.join_next().await {
+            ended??;
+        }
+        anyhow::Ok(())
+    };
+    tokio::time::timeout(END_TIMEOUT, end).await.context("a session waits for an answer")??;
+    let mut latencies = recorder.latencies.take();
+    latencies.sort_unstable();
+    Ok(Outcome {
+        operations: recorder.operations.get(),
+        operations_in_all: recorder.operations_in_all.get(),
+        elapsed,
+        cpu,
+        latencies,
     })
 }
 
