@@ -7,11 +7,11 @@
 //! leftmost address is always the client as the gateway knows it. The rules are
 //! in `docs/client-address.md`. Start at [`Origin::of`] and [`Origin::pass_on`].
 
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
 
+use super::address_text::AddressText;
 use super::addresses::IpSet;
 use super::client::Client;
 use super::fields::{Fields, Name, Span};
@@ -165,13 +165,12 @@ impl Origin {
         head.fields.retain(|name, _, _| !is_address_header(name));
 
         let mut text = Scratch::new();
-        let _ = write!(text, "{}", self.ip);
+        text.extend_from_slice(&AddressText::of(self.ip));
         head.fields.append(b"X-Real-IP", &text);
 
-        text.clear();
-        let _ = write!(text, "{}", self.ip);
         for hop in self.hops.iter().rev() {
-            let _ = write!(text, ", {hop}");
+            text.extend_from_slice(b", ");
+            text.extend_from_slice(&AddressText::of(*hop));
         }
         head.fields.append(b"X-Forwarded-For", &text);
 
@@ -191,8 +190,9 @@ impl Origin {
         head.fields.append(b"X-Forwarded-Port", itoa::Buffer::new().format(port).as_bytes());
 
         // The host stands at the front of the scratch text; the element follows it.
-        let _ = write_for(&mut text, self.ip);
-        let _ = write!(text, ";proto={proto}");
+        write_for(&mut text, self.ip);
+        text.extend_from_slice(b";proto=");
+        text.extend_from_slice(proto.as_bytes());
         if host_length > 0 && text[..host_length].iter().all(|byte| is_host_byte(*byte)) {
             text.extend_from_slice(b";host=\"");
             text.extend_from_within(host_length);
@@ -200,7 +200,7 @@ impl Origin {
         }
         for hop in self.hops.iter().rev() {
             text.extend_from_slice(b", ");
-            let _ = write_for(&mut text, *hop);
+            write_for(&mut text, *hop);
         }
         head.fields.append(b"Forwarded", &text[host_length..]);
     }
@@ -243,22 +243,14 @@ impl std::ops::Deref for Scratch {
     }
 }
 
-impl std::io::Write for Scratch {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-fn write_for(text: &mut Scratch, ip: IpAddr) -> std::io::Result<()> {
-    match ip {
-        IpAddr::V4(ip) => write!(text, "for={ip}"),
-        IpAddr::V6(ip) => write!(text, "for=\"[{ip}]\""),
-    }
+fn write_for(text: &mut Scratch, ip: IpAddr) {
+    let (before, after): (&[u8], &[u8]) = match ip {
+        IpAddr::V4(_) => (b"for=", b""),
+        IpAddr::V6(_) => (b"for=\"[", b"]\""),
+    };
+    text.extend_from_slice(before);
+    text.extend_from_slice(&AddressText::of(ip));
+    text.extend_from_slice(after);
 }
 
 /// What a trusted hop said of the original request.

@@ -5,6 +5,7 @@
 //! `upstream`, `proxy`) speaks in these types, so no library's own type
 //! crosses a module border. Start at [`RequestHead`] and [`ResponseHead`].
 
+mod address_text;
 mod addresses;
 mod body;
 mod client;
@@ -20,6 +21,7 @@ pub mod trace;
 mod transfer;
 mod variable;
 
+pub use address_text::AddressText;
 pub use addresses::{AddressError, IpSet};
 pub use body::{BodyPart, BodyRead, BodyWrite};
 pub use client::{Client, ClientCertificate, TlsClient};

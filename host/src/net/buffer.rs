@@ -2,8 +2,9 @@
 //!
 //! Each worker has one [`BufferPool`]. A connection leases a [`LeasedBuffer`]
 //! when it wants to read, and drops it, which gives it back, as soon as its
-//! bytes are written on: an idle connection holds none. There are two sizes:
-//! the common one for all reading, and a large one for heads that do not fit.
+//! bytes are written on: an idle connection holds none. There are three sizes:
+//! the common one for all reading, one for the rest of a body that has filled a
+//! common one, and a large one for heads that do not fit.
 //!
 //! The memory is zeroed once, when it is allocated, so that sockets may read
 //! into it without `unsafe`. It keeps what was read into it before; only
@@ -23,18 +24,30 @@ use tokio::io::{AsyncRead, ReadBuf};
 pub struct BufferLimits {
     /// Bytes of a common buffer. 16 KiB: one TLS record's worth.
     pub common_bytes: usize,
+    /// Bytes of a buffer for a body that arrives faster than the common size
+    /// is emptied. Fewer than 64 KiB: a client that never reads holds one.
+    pub bulk_bytes: usize,
     /// Bytes of a large buffer: the limit of a message's head.
     pub large_bytes: usize,
     /// Idle common buffers a worker keeps; more are freed when given back.
     pub common_kept_max: usize,
+    /// Idle bulk buffers a worker keeps.
+    pub bulk_kept_max: usize,
     /// Idle large buffers a worker keeps.
     pub large_kept_max: usize,
 }
 
 impl Default for BufferLimits {
-    /// 16 KiB and 64 KiB; at most 4 MiB and 512 KiB kept a worker.
+    /// 16 KiB, 48 KiB and 64 KiB; at most 4 MiB, 768 KiB and 512 KiB kept a worker.
     fn default() -> Self {
-        Self { common_bytes: 16 << 10, large_bytes: 64 << 10, common_kept_max: 256, large_kept_max: 8 }
+        Self {
+            common_bytes: 16 << 10,
+            bulk_bytes: 48 << 10,
+            large_bytes: 64 << 10,
+            common_kept_max: 256,
+            bulk_kept_max: 16,
+            large_kept_max: 8,
+        }
     }
 }
 
@@ -42,6 +55,7 @@ impl Default for BufferLimits {
 struct Pool {
     limits: BufferLimits,
     common: RefCell<Vec<Box<[u8]>>>,
+    bulk: RefCell<Vec<Box<[u8]>>>,
     large: RefCell<Vec<Box<[u8]>>>,
     lent: Cell<usize>,
 }
@@ -63,6 +77,7 @@ impl BufferPool {
         Self(Rc::new(Pool {
             limits,
             common: RefCell::default(),
+            bulk: RefCell::default(),
             large: RefCell::default(),
             lent: Cell::new(0),
         }))
@@ -74,6 +89,14 @@ impl BufferPool {
         let pool = &self.0;
         let memory = pool.common.borrow_mut().pop();
         self.lend(memory, pool.limits.common_bytes)
+    }
+
+    /// Lends an empty buffer for the rest of a body that comes fast.
+    #[must_use]
+    pub fn lease_bulk(&self) -> LeasedBuffer {
+        let pool = &self.0;
+        let memory = pool.bulk.borrow_mut().pop();
+        self.lend(memory, pool.limits.bulk_bytes)
     }
 
     /// Lends an empty buffer of the large size.
@@ -96,10 +119,10 @@ impl BufferPool {
         self.0.lent.get()
     }
 
-    /// Idle buffers kept now, of both sizes.
+    /// Idle buffers kept now, of all sizes.
     #[must_use]
     pub fn kept(&self) -> usize {
-        self.0.common.borrow().len() + self.0.large.borrow().len()
+        self.0.common.borrow().len() + self.0.bulk.borrow().len() + self.0.large.borrow().len()
     }
 
     /// The pool's sizes.
@@ -211,6 +234,12 @@ impl LeasedBuffer {
         self.start == 0 && self.end == self.memory.len()
     }
 
+    /// Whether the last byte of its memory is taken: more may wait in the socket.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        self.end == self.memory.len()
+    }
+
     /// Whether this is of the large size already, so that [`grow`](Self::grow) gains nothing.
     #[must_use]
     pub fn is_large(&self) -> bool {
@@ -288,6 +317,7 @@ impl Drop for LeasedBuffer {
         let memory = std::mem::take(&mut self.memory);
         let (shelf, kept_max) = match memory.len() {
             bytes if bytes == pool.limits.common_bytes => (&pool.common, pool.limits.common_kept_max),
+            bytes if bytes == pool.limits.bulk_bytes => (&pool.bulk, pool.limits.bulk_kept_max),
             _ => (&pool.large, pool.limits.large_kept_max),
         };
         let mut shelf = shelf.borrow_mut();
@@ -306,8 +336,10 @@ mod tests {
     fn small() -> BufferPool {
         BufferPool::new(BufferLimits {
             common_bytes: 8,
+            bulk_bytes: 24,
             large_bytes: 32,
             common_kept_max: 2,
+            bulk_kept_max: 1,
             large_kept_max: 1,
         })
     }

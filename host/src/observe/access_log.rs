@@ -223,7 +223,7 @@ impl AccessLog {
         }
         let now = state.clock.now();
         let mut line = Object::open(&mut state.buffer, shared.config.value_max);
-        line.shown("time", now);
+        line.plain("time", &now);
         line.text("kind", kind.as_bytes());
         line.text_unless_empty("gateway", shared.node_id.as_bytes());
         fill(&mut line);
@@ -252,11 +252,12 @@ struct Clock {
 }
 
 impl Clock {
-    fn now(&mut self) -> impl std::fmt::Display + use<> {
+    fn now(&mut self) -> [u8; 24] {
         self.at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    fn at(&mut self, since_epoch: Duration) -> impl std::fmt::Display + use<> {
+    /// `2026-01-31T23:59:59.999Z`
+    fn at(&mut self, since_epoch: Duration) -> [u8; 24] {
         if self.second != since_epoch.as_secs() || self.text.is_empty() {
             self.second = since_epoch.as_secs();
             let time = jiff::Timestamp::from_second(self.second as i64).unwrap_or_default();
@@ -269,16 +270,7 @@ impl Clock {
         let millis = since_epoch.subsec_millis();
         let digit = |value: u32| b'0' + (value % 10) as u8;
         text[19..].copy_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
-        Moment(text)
-    }
-}
-
-/// `2026-01-31T23:59:59.999Z`
-struct Moment([u8; 24]);
-
-impl std::fmt::Display for Moment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(std::str::from_utf8(&self.0).unwrap_or_default())
+        text
     }
 }
 

@@ -63,13 +63,11 @@ impl<'b> Object<'b> {
         self.out.push(b'"');
     }
 
-    /// A value whose text needs no escape, by construction.
-    pub(super) fn shown(&mut self, key: &str, value: impl std::fmt::Display) {
-        use std::io::Write as _;
+    /// A value whose text needs no escape, by construction: it is UTF-8 too.
+    pub(super) fn plain(&mut self, key: &str, value: &[u8]) {
         self.key(key);
         self.out.push(b'"');
-        // Writing into a Vec does not fail.
-        let _ = write!(self.out, "{value}");
+        self.out.extend_from_slice(value);
         self.out.push(b'"');
     }
 

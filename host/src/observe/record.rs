@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::message::{Client, Fields, Name};
+use crate::message::{AddressText, Client, Fields, Name};
 
 use super::json::Object;
 use super::log_config::LogConfig;
@@ -248,7 +248,7 @@ impl UpstreamRecord<'_> {
         line.text_unless_empty("upstream", self.id.as_bytes());
         line.text_unless_empty("line", self.line.as_bytes());
         if let Some(node) = self.node {
-            line.shown("node", node);
+            line.plain("node", &AddressText::of_socket(node));
         }
         if self.attempts > 0 {
             line.number("attempts", self.attempts.into());
@@ -270,12 +270,12 @@ impl Times {
 }
 
 fn write_client(line: &mut Object<'_>, client: &Client, ip: IpAddr, listener: &str) {
-    line.shown("client_ip", ip);
+    line.plain("client_ip", &AddressText::of(ip));
     // Behind a hop that only names an address the port is unknown.
     if ip == client.address.ip() {
         line.number("client_port", client.address.port().into());
     }
-    line.shown("peer", client.peer);
+    line.plain("peer", &AddressText::of_socket(client.peer));
     line.text_unless_empty("listener", listener.as_bytes());
     let Some(tls) = &client.tls else { return };
     line.object("tls", |line| {

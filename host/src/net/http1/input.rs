@@ -27,6 +27,9 @@ pub(super) struct Input {
     /// What was read and not used yet. Empty means none is held.
     pub(super) buffer: Option<LeasedBuffer>,
     state: State,
+    /// Whether the last read took all the room it had, so that the next one
+    /// of a body is given more: a large body then costs fewer calls.
+    is_fast: bool,
     /// Bytes read for this exchange.
     pub(super) received: u64,
 }
@@ -35,7 +38,7 @@ impl Input {
     pub(super) fn new(first: Option<LeasedBuffer>) -> Self {
         let buffer = first.filter(|buffer| !buffer.is_empty());
         let received = buffer.as_ref().map_or(0, |buffer| buffer.len() as u64);
-        Self { buffer, state: State::End, received }
+        Self { buffer, state: State::End, is_fast: false, received }
     }
 
     pub(super) fn waiting(&self) -> &[u8] {
@@ -81,7 +84,11 @@ impl Input {
         stream: &mut Stream,
         pool: &BufferPool,
     ) -> Poll<Result<usize, TransferError>> {
+        if self.is_fast && self.buffer.is_none() && !self.is_end() {
+            self.buffer = Some(pool.lease_bulk());
+        }
         let count = ready!(pool.poll_fill(&mut self.buffer, context, stream))?;
+        self.is_fast = self.buffer.as_ref().is_some_and(LeasedBuffer::is_at_end);
         self.received += count as u64;
         Poll::Ready(Ok(count))
     }
