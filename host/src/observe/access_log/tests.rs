@@ -288,6 +288,6 @@ fn the_clock_is_rfc_3339_in_utc() {
         (1_709_210_096_999, "2024-02-29T12:34:56.999Z"),
         (1_709_210_097_000, "2024-02-29T12:34:57.000Z"),
     ] {
-        assert_eq!(clock.at(Duration::from_millis(millis)).to_string(), text);
+        assert_eq!(clock.at(Duration::from_millis(millis)), text.as_bytes());
     }
 }
