@@ -4,8 +4,6 @@
 //! nothing, an edit appends to the buffer and repoints a span, and the whole
 //! can be handed to a Wasm filter in one piece.
 
-use smallvec::SmallVec;
-
 /// A piece of a head's text: offset and length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Span {
@@ -110,6 +108,9 @@ pub struct Field {
     pub value: Span,
 }
 
+/// Room for the fields of most heads, edits included.
+const FIELDS_USUAL: usize = 24;
+
 /// The place of a field in its [`Fields`].
 pub type FieldIndex = usize;
 
@@ -121,14 +122,15 @@ pub type FieldIndex = usize;
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
     pub(super) text: Vec<u8>,
-    list: SmallVec<[Field; 16]>,
+    /// On the heap: heads are moved by value, and a table inline would be too.
+    list: Vec<Field>,
 }
 
 impl Fields {
     /// Fields over `text`, which already holds the bytes later spans name.
     #[must_use]
     pub fn over(text: Vec<u8>) -> Self {
-        Self { text, list: SmallVec::new() }
+        Self { text, list: Vec::with_capacity(FIELDS_USUAL) }
     }
 
     /// Number of fields.
