@@ -288,6 +288,11 @@ impl Main {
         let wanted: Vec<_> = self.shared.snapshot.load().listeners.values().cloned().collect();
         let outcome = self.listeners.apply(&wanted, Instant::now());
         self.order(outcome).await;
+        if self.ready.is_some() && wanted.is_empty() {
+            // The process before serves; taking its place would end that.
+            tracing::warn!("no listener is configured; the sockets are not taken over yet");
+            return;
+        }
         if let Some(ready) = self.ready.take()
             && let Err(error) = ready.announce()
         {
