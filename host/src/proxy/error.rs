@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::filter::LocalResponse;
-use crate::message::TransferError;
+use crate::message::{ResponseHead, TransferError};
 use crate::net::tls::ClientRefusal;
 use crate::upstream::{ConnectError, Failure, NoLine};
 
@@ -153,6 +153,29 @@ pub fn refusal(status: u16, reason: &'static str, message: &str, request_id: &st
         response.head.fields.append(b"Retry-After", b"1");
     }
     response
+}
+
+/// A refusal as gRPC clients understand it: the status goes into trailers, here
+/// in the form of a head alone. Answers that refuse nothing stay as they are.
+pub(super) fn for_grpc(response: LocalResponse) -> LocalResponse {
+    if response.reason.is_empty() || response.head.status < 400 {
+        return response;
+    }
+    // The protocol's own mapping of HTTP statuses, and what fits ours best.
+    let code = match response.head.status {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        413 | 431 => "8",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    };
+    let head = ResponseHead::new(200)
+        .with("Content-Type", "application/grpc")
+        .with("grpc-status", code)
+        .with("grpc-message", response.reason);
+    LocalResponse { head, body: bytes::Bytes::new(), reason: response.reason }
 }
 
 /// The time now, as a `Date` field has it.

@@ -403,6 +403,9 @@ async fn drive<D: Downstream, U: UpstreamExchange>(
     let action = run_response_filters(journey, plan, &mut head, took);
     journey.status = head.status;
     journey.reason = "";
+    if plan.edge.drain.is_draining() {
+        down.close_after();
+    }
     answer(journey, plan, down, up, upload, timer, head, action).await?;
     Ok(Driven::Answered)
 }

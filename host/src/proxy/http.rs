@@ -19,7 +19,7 @@ use crate::config::objects::Limits;
 use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Verdict};
 use crate::message::forwarded::Origin;
 use crate::message::trace::{self, IdSource};
-use crate::message::{BodyLength, Client, Downstream, IpSet, Method, RequestHead, Scheme, Subject};
+use crate::message::{BodyLength, Client, Downstream, IpSet, Method, Name, RequestHead, Scheme, Subject};
 use crate::net::http1::{HeadLimits, RequestError, ServerConnection};
 use crate::net::path::Slashes;
 use crate::net::tls::{ClientAuth, TlsProfile, check_client};
@@ -27,7 +27,7 @@ use crate::net::{Accepted, Drain, LazyTimer, Listener};
 use crate::observe::{HttpRecord, ReasonFamily, Times, UpstreamRecord};
 use crate::upstream::Timeouts;
 
-use super::error::{ProxyError, refusal};
+use super::error::{ProxyError, for_grpc, refusal};
 use super::forward::{self, Upgraded};
 use super::hops;
 use super::journey::Journey;
@@ -101,6 +101,8 @@ pub struct Edge {
     pub settings: Rc<HttpSettings>,
     /// The rule for client certificates the connection was made under.
     pub rule: Option<Arc<ClientAuth>>,
+    /// Tells when the connection is to end.
+    pub drain: Drain,
 }
 
 /// How an exchange ended, for its connection.
@@ -118,7 +120,7 @@ pub enum Ended {
 pub async fn serve_http1(worker: SharedWorker, accepted: Accepted, settings: Rc<HttpSettings>) {
     let scheme = if accepted.stream.is_tls() { Scheme::Https } else { Scheme::Http };
     let Accepted { stream, client, first, rule, drain, .. } = accepted;
-    let edge = Edge { client, settings, rule };
+    let edge = Edge { client, settings, rule, drain: drain.clone() };
     let head_limits = Rc::clone(&edge.settings.head);
     let mut connection = ServerConnection::new(stream, first, worker.buffers.clone(), head_limits, scheme);
     let mut timer = LazyTimer::new();
@@ -383,7 +385,14 @@ async fn answer<D: Downstream>(
     }
     journey.status = response.head.status;
     journey.reason = response.reason;
+    let fields = &journey.exchange.request.fields;
+    if fields.value(Name::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+        response = for_grpc(response);
+    }
     let is_head = journey.exchange.request.method == Method::Head;
+    if edge.drain.is_draining() {
+        down.close_after();
+    }
     down.discard_request();
     send_local(down, &response, is_head, timer, &local_bounds(&edge.settings.limits)).await
 }

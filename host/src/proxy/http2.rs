@@ -46,7 +46,7 @@ pub async fn serve(worker: SharedWorker, accepted: Accepted, settings: Rc<HttpSe
     let Accepted { stream, client, first, rule, drain, .. } = accepted;
     let limits = limits(&settings);
     let handshake = ServerConnection::handshake(stream, first, &limits, scheme, settings.head.slashes);
-    let edge = Edge { client, settings, rule };
+    let edge = Edge { client, settings, rule, drain: drain.clone() };
     let ended = match Box::pin(handshake).await {
         Ok(mut connection) => accept_streams(&worker, &edge, &drain, &mut connection).await,
         Err(error) => Err(error),

@@ -163,6 +163,14 @@ async fn an_origin_that_is_gone_is_an_error_a_client_understands() {
 }
 
 /// TLS in front of an origin that has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_be_reached_is_unavailable() {
+    let nobody = sluice_harness::Port::free();
+    let sluice = gateway(json!({"scheme": "grpc", "nodes": {format!("127.0.0.1:{}", nobody.number()): 1}}));
+    let status = client(&sluice).await.unary(text("x")).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+}
+
 async fn tls_in_front(origin: &GrpcEcho, identity: &Identity) -> String {
     let acceptor = tokio_rustls::TlsAcceptor::from(identity.server_config(&["h2"]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
