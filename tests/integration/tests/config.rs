@@ -181,7 +181,7 @@ fn every_kind_of_bad_object_is_refused_and_named() {
         ("routes", json!({"uri": "/x", "upstream_id": "u", "plugins": {"no-such": {}}}), "no-such"),
         (
             "routes",
-            json!({"uri": "/x", "upstream_id": "u", "plugins": {"limit-req": {"rate": 0, "burst": 0}}}),
+            json!({"uri": "/x", "upstream_id": "u", "plugins": {"limit-req": {"rate": 0, "burst": 0, "key": "remote_addr"}}}),
             "rate",
         ),
         ("services", json!({"upstream_id": "u", "script": "return"}), "script"),
@@ -189,7 +189,11 @@ fn every_kind_of_bad_object_is_refused_and_named() {
         ("upstreams", json!({"nodes": {"h:80": 1}, "scheme": "gopher"}), "scheme"),
         ("ssls", json!({"sni": "a.example", "cert": "no", "key": "no"}), "cert"),
         ("stream_routes", json!({"listener": "none", "upstream_id": "u"}), "listener"),
-        ("frame_formats", json!({"header": [{"name": "a", "at": 0, "bytes": 9}]}), "bytes"),
+        (
+            "frame_formats",
+            json!({"header": [{"name": "a", "at": 0, "bytes": 9}], "roles": {"length": "a"}}),
+            "bytes",
+        ),
     ];
     for (number, (kind, object, field)) in cases.iter().enumerate() {
         let id = format!("bad{number}");

@@ -22,12 +22,11 @@ fn builder(origin: &HttpEcho) -> SluiceBuilder {
 /// Sends a request that the origin answers after `delay`, and waits until the
 /// origin has it.
 fn slow_request(sluice: &Sluice, origin: &HttpEcho, delay: u64) -> Raw {
-    let before = origin.requests();
+    origin.forget();
     let mut raw = sluice.connect("edge").read_timeout(Duration::from_secs(40));
     raw.send(format!("GET /slow?delay={delay} HTTP/1.1\r\nHost: h\r\n\r\n"));
     eventually("the request is at the origin", || {
-        (sluice.status()["connections"]["requests_active"].as_u64()? > 0 && origin.line().accepted() > before)
-            .then_some(())
+        origin.seen().iter().any(|seen| seen.target.starts_with("/slow")).then_some(())
     });
     raw
 }
@@ -223,7 +222,8 @@ fn sessions_live_on_in_the_old_process_until_it_is_drained() {
     let newer = Sessions::open(sluice.address("edge"), 5, sluice.address("im"), 5);
     if started.elapsed() < Duration::from_secs(2) {
         sessions.wait_rounds(1);
-        assert_eq!(sessions.count(), 20, "sessions of the old process live on");
+        // Those of TLV are closed over the time there is, WebSockets are left alone.
+        assert!(sessions.count() >= 10, "{} sessions of the old process live on", sessions.count());
     }
     assert!(old.wait(SOON).success(), "the deadline ends it");
     sessions.wait_cut();
