@@ -15,7 +15,7 @@ fn gateway(upstream: Value) -> Sluice {
         .threads(1)
         .listener("edge", json!({"protocol": "http"}))
         .put("upstreams", "app", &upstream)
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .start()
 }
 
@@ -53,7 +53,7 @@ fn nodes_of_a_lower_priority_wait_for_their_turn() {
     let upstream = |first: u16| json!({"nodes": [node(first, 1), node(port(&b), 0), node(port(&c), -1)]});
     let sluice = gateway(upstream(port(&a)));
     assert_eq!(spread(&sluice, 6), BTreeMap::from([("a".to_owned(), 6)]));
-    sluice.apply("upstreams", "app", &upstream(dead.number()));
+    sluice.apply("upstreams", "app", upstream(dead.number()));
     assert_eq!(spread(&sluice, 6), BTreeMap::from([("b".to_owned(), 6)]));
 }
 
@@ -73,7 +73,7 @@ fn a_hash_sticks_and_a_node_that_leaves_moves_its_own_keys_only() {
     for name in ["a", "b", "c"] {
         assert!(before.iter().any(|owner| owner == name), "{name} owns no key");
     }
-    sluice.apply("upstreams", "app", &upstream(&[&a, &c]));
+    sluice.apply("upstreams", "app", upstream(&[&a, &c]));
     for (user, (old, new)) in before.iter().zip(owners()).enumerate() {
         assert!(*old == new || old == "b", "user-{user} moved from {old} to {new}");
     }
@@ -117,7 +117,7 @@ fn another_node_is_tried_as_often_as_retries_say() {
         assert_eq!(get(&sluice, "edge", "/"), (200, "a".into()), "all nodes are tried by default");
     }
     let nodes: BTreeMap<String, u32> = dead.iter().map(|port| (port.loopback().to_string(), 1)).collect();
-    sluice.apply("upstreams", "app", &json!({"nodes": nodes, "retries": 1}));
+    sluice.apply("upstreams", "app", json!({"nodes": nodes, "retries": 1}));
     assert_eq!(get(&sluice, "edge", "/").0, 502);
     let line = sluice.logged("two attempts", |line| line["status"] == 502);
     assert_eq!(line["attempts"], 2, "{line:#}");
@@ -191,8 +191,8 @@ fn names_are_resolved_again_when_their_time_is_over() {
     let _origins = (origin("first", 2), origin("second", 3));
     let sluice = Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
-        .put("upstreams", "app", &json!({"nodes": {"app.example.net:8080": 1}}))
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("upstreams", "app", json!({"nodes": {"app.example.net:8080": 1}}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .within(&namespace)
         .start();
     let server = || {

@@ -19,7 +19,7 @@ fn gateway(upstream: Value) -> Sluice {
     Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
         .put("upstreams", "app", &upstream)
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .start()
 }
 
@@ -72,8 +72,8 @@ fn a_line_that_goes_silent_costs_no_safe_request_more_than_the_stated_wait() {
     let (leased, public) = (origin("leased", 0), origin("public", 1));
     let sluice = Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
-        .put("upstreams", "app", &two_lines("http", &leased.node(), &public.node(), "tcp"))
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("upstreams", "app", two_lines("http", &leased.node(), &public.node(), "tcp"))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .within(network.near())
         .start();
     wait_active(&sluice, "app", "leased");
@@ -208,7 +208,7 @@ fn the_faster_line_is_preferred_where_latency_decides() {
     let sluice = Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
         .put("upstreams", "app", &upstream)
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .within(network.near())
         .start();
     wait_active(&sluice, "app", "fast");

@@ -8,7 +8,7 @@ fn gateway(upstream: Value) -> Sluice {
     Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
         .put("upstreams", "app", &upstream)
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .start()
 }
 
@@ -16,7 +16,7 @@ fn node(sluice: &Sluice, name: &str) -> Value {
     let status = sluice.line_status("app", "default");
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
     let port = name.rsplit_once(':').map_or("", |(_, port)| port);
-    let found = nodes.into_iter().find(|node| node["port"].to_string() == port);
+    let found = nodes.into_iter().find(|node| node["port"] == port);
     found.unwrap_or_else(|| panic!("no node {name} in {status:#}"))
 }
 
@@ -111,13 +111,13 @@ fn a_tlv_check_notices_a_server_that_no_longer_answers() {
         .put(
             "upstreams",
             "app",
-            &json!({
+            json!({
                 "scheme": "tlv",
                 "nodes": {server.line("a").node(): 1, server.line("b").node(): 1},
                 "checks": {"active": {"type": "tlv", "interval": 0.1, "timeout": 0.3, "fall": 2}},
             }),
         )
-        .put("stream_routes", "im", &json!({"listener": "im", "upstream_id": "app"}))
+        .put("stream_routes", "im", json!({"listener": "im", "upstream_id": "app"}))
         .start();
     eventually("heartbeats", || (server.stats().commands.get("0x0001")? > &2).then_some(()));
     // It goes on accepting: only the protocol's own answer tells.

@@ -101,8 +101,8 @@ fn the_server_name_chooses_and_tls_is_not_ended() {
     let route = |sni: &str, node: String| json!({"listener": "raw", "sni": sni, "upstream": {"scheme": "tcp", "nodes": {node: 1}}});
     let sluice = Sluice::builder()
         .listener("raw", json!({"protocol": "tcp", "tls": "passthrough"}))
-        .put("stream_routes", "one", &route("one.test", one.node()))
-        .put("stream_routes", "other", &route("*.other.test", other.node()))
+        .put("stream_routes", "one", route("one.test", one.node()))
+        .put("stream_routes", "other", route("*.other.test", other.node()))
         .start();
     for (host, name) in [("one.test", "one"), ("x.other.test", "other")] {
         // The certificate is the origin's own: verified here, end to end.
@@ -156,14 +156,14 @@ fn port_and_client_address_choose_the_route() {
         .put(
             "stream_routes",
             "client",
-            &json!({
+            json!({
                 "listener": "two", "remote_addr": "192.0.2.0/24", "upstream": server(&by_client),
             }),
         )
-        .put("stream_routes", "rest", &json!({"listener": "two", "upstream": server(&rest)}))
+        .put("stream_routes", "rest", json!({"listener": "two", "upstream": server(&rest)}))
         .start();
     let port = sluice.address("one").port();
-    sluice.apply("stream_routes", "port", &json!({"server_port": port, "upstream": server(&by_port)}));
+    sluice.apply("stream_routes", "port", json!({"server_port": port, "upstream": server(&by_port)}));
     sluice.process().expect_running();
     let talk = |listener: &str, before: &str| {
         let mut raw = sluice.connect(listener);
@@ -212,7 +212,7 @@ fn a_node_that_refuses_is_replaced_and_none_left_is_a_reason() {
         raw.send(b"x");
         assert_eq!(raw.read_bytes(1), b"x");
     }
-    sluice.apply("stream_routes", "raw", &json!({"upstream": {"scheme": "tcp", "nodes": {dead: 1}}}));
+    sluice.apply("stream_routes", "raw", json!({"upstream": {"scheme": "tcp", "nodes": {dead: 1}}}));
     // The reset may come before the client has even looked.
     if let Ok(mut raw) = Raw::try_connect(sluice.address("raw")) {
         raw.read_to_close();

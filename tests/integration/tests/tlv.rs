@@ -19,7 +19,7 @@ use sluice_tests::lines::{
 fn im_gateway(server: &ImServer, route: Value) -> Sluice {
     let sluice = Sluice::builder()
         .listener("im", json!({"protocol": "tlv"}))
-        .put("upstreams", "im", &lines_of(server))
+        .put("upstreams", "im", lines_of(server))
         .put("stream_routes", "im", &route)
         .start();
     wait_active(&sluice, "im", "leased");
@@ -36,7 +36,7 @@ fn simple_gateway(server: &Server, listener: Value, route: Value) -> Sluice {
     merge(&mut object, listener);
     Sluice::builder()
         .listener("im", object)
-        .put("upstreams", "im", &json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
+        .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
         .put("stream_routes", "im", &route)
         .start()
 }
@@ -200,8 +200,8 @@ fn sessions_survive_a_line_that_goes_silent() {
         .start();
     let sluice = Sluice::builder()
         .listener("im", json!({"protocol": "tlv"}))
-        .put("upstreams", "im", &lines_of(&server))
-        .put("stream_routes", "im", &im_route(json!({})))
+        .put("upstreams", "im", lines_of(&server))
+        .put("stream_routes", "im", im_route(json!({})))
         .within(network.near())
         .start();
     wait_active(&sluice, "im", "leased");
@@ -292,7 +292,7 @@ fn heartbeats_pass_or_are_answered_and_their_absence_ends_the_session() {
     assert_eq!((reply.command, reply.sequence), (command::HEARTBEAT_REPLY, 5));
     assert_eq!(server.frames().len(), 1);
 
-    sluice.apply("stream_routes", "im", &conf("answer"));
+    sluice.apply("stream_routes", "im", conf("answer"));
     let mut other = sluice.connect("im");
     other.send(heartbeat(6));
     let reply = read_frame(&mut other);
@@ -335,8 +335,8 @@ fn a_drain_closes_sessions_between_frames_within_its_time() {
     let mut sluice = Sluice::builder()
         .boot("shutdown", json!({"deadline": "5s"}))
         .listener("im", json!({"protocol": "tlv"}))
-        .put("upstreams", "im", &json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
-        .put("stream_routes", "im", &im_route(json!({"drain_spread": "1s"})))
+        .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
+        .put("stream_routes", "im", im_route(json!({"drain_spread": "1s"})))
         .start();
     let mut clients: Vec<Raw> = (0..20).map(|_| sluice.connect("im")).collect();
     for raw in &mut clients {
@@ -373,7 +373,7 @@ fn a_plugin_change_reaches_open_sessions() {
         refused |= answer.command == command::ERROR;
     }
     assert!(refused, "the new limit holds for the session that was there before");
-    sluice.apply("stream_routes", "im", &im_route(json!({})));
+    sluice.apply("stream_routes", "im", im_route(json!({})));
     for sequence in 5..8 {
         raw.send(frame(command::SEND, sequence, 7, b""));
         assert_eq!(read_frame(&mut raw).command, command::SEND_REPLY);
@@ -462,9 +462,9 @@ fn a_listener_with_tls_ends_it_for_frames() {
     let leaf = authority.leaf(&["im.test"]);
     let sluice = Sluice::builder()
         .listener("im", json!({"protocol": "tlv", "tls": true}))
-        .put("ssls", "im", &leaf.ssl(&["im.test"]))
-        .put("upstreams", "im", &lines_of(&server))
-        .put("stream_routes", "im", &im_route(json!({})))
+        .put("ssls", "im", leaf.ssl(&["im.test"]))
+        .put("upstreams", "im", lines_of(&server))
+        .put("stream_routes", "im", im_route(json!({})))
         .start();
     wait_active(&sluice, "im", "leased");
     let background = Background::start(None);
@@ -501,13 +501,13 @@ fn a_server_over_tls_is_verified() {
     };
     let sluice = Sluice::builder()
         .listener("im", json!({"protocol": "tlv"}))
-        .put("upstreams", "im", &upstream(&authority))
-        .put("stream_routes", "im", &im_route(json!({})))
+        .put("upstreams", "im", upstream(&authority))
+        .put("stream_routes", "im", im_route(json!({})))
         .start();
     let mut raw = sluice.connect("im");
     raw.send(heartbeat(1));
     assert_eq!(read_frame(&mut raw).command, command::HEARTBEAT_REPLY);
-    sluice.apply("upstreams", "im", &upstream(&Authority::new("others")));
+    sluice.apply("upstreams", "im", upstream(&Authority::new("others")));
     let mut raw = sluice.connect("im");
     raw.send(heartbeat(1));
     assert_eq!(read_error(&mut raw).1, "no_upstream");
@@ -532,8 +532,8 @@ fn an_own_frame_format_is_followed() {
     let sluice = Sluice::builder()
         .listener("im", json!({"protocol": "tlv", "frame_format": "own"}))
         .put("frame_formats", "own", &format)
-        .put("upstreams", "im", &json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
-        .put("stream_routes", "im", &json!({
+        .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
+        .put("stream_routes", "im", json!({
             "listener": "im", "upstream_id": "im", "protocol": {"name": "tlv", "conf": {"errors": "close"}},
         }))
         .start();

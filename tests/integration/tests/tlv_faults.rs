@@ -19,7 +19,7 @@ fn gateway(server: &Server, listener: Value, route: Value) -> Sluice {
     merge(&mut object, listener);
     Sluice::builder()
         .listener("im", object)
-        .put("upstreams", "im", &json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
+        .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
         .put("stream_routes", "im", &route)
         .start()
 }

@@ -32,7 +32,7 @@ fn gateway(node: &str, relays: &[&Sluice]) -> Sluice {
         .environment("FLEET_KEY", KEY)
         .listener("im", json!({"protocol": "tlv", "proxy_protocol": {"from": ["127.0.0.0/8"]}}))
         .put("upstreams", "im", &upstream)
-        .put("stream_routes", "im", &im_route(json!({"replay": [], "safe": []})))
+        .put("stream_routes", "im", im_route(json!({"replay": [], "safe": []})))
         .start()
 }
 
@@ -136,7 +136,7 @@ fn a_way_overheard_does_not_outlive_its_use_by_others() {
         .boot("fleet_key", json!({"env": "FLEET_KEY"}))
         .environment("FLEET_KEY", KEY)
         .listener("raw", json!({"protocol": "tcp"}))
-        .put("stream_routes", "raw", &json!({"upstream": upstream(recorder.node())}))
+        .put("stream_routes", "raw", json!({"upstream": upstream(recorder.node())}))
         .start();
     let mut raw = sluice.connect("raw");
     raw.send(b"x");
