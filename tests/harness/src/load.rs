@@ -248,6 +248,8 @@ mod tests {
         load.until_good(5);
         let report = load.stop();
         assert!(report.servers["one"] >= 25);
-        assert!(report.failures[0].contains("refused"), "{:?}", report.failures);
+        let is_of_a_cut =
+            |failure: &String| ["refused", "closed", "reset"].iter().any(|word| failure.contains(word));
+        assert!(report.failures.iter().all(is_of_a_cut), "{:?}", report.failures);
     }
 }
