@@ -15,8 +15,8 @@ fn gateway(upstream: Value) -> Sluice {
 fn node(sluice: &Sluice, name: &str) -> Value {
     let status = sluice.line_status("app", "default");
     let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-    let port = name.rsplit_once(':').map_or("", |(_, port)| port);
-    let found = nodes.into_iter().find(|node| node["port"] == port);
+    let port: Option<u64> = name.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let found = nodes.into_iter().find(|node| node["port"].as_u64() == port);
     found.unwrap_or_else(|| panic!("no node {name} in {status:#}"))
 }
 
