@@ -1,6 +1,6 @@
 //! Installs what is missing, and says what and why.
 //!
-//! Everything comes from Debian's packages or from crates.io by name; nothing is
+//! Everything comes from Debian's packages or the Rust registry by name; nothing is
 //! downloaded by address. When nothing is missing it takes no time.
 
 use std::fs;
@@ -98,12 +98,12 @@ pub(crate) fn run(needs: Needs) -> Result<()> {
     }
 }
 
-/// Installs a program of crates.io when it is not there.
+/// Installs a program of the Rust registry when it is not there.
 pub(crate) fn cargo_program(name: &str, why: &str) -> Result<()> {
     if has_program(name) {
         return Ok(());
     }
-    eprintln!("set-up installs {name} from crates.io: {why}");
+    eprintln!("set-up installs {name} from the Rust registry: {why}");
     shell::run(shell::cargo(&["install", "--locked", "--quiet", name]))
 }
 
