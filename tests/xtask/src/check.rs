@@ -15,7 +15,8 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
     examples()?;
     if long {
-        run(cargo(&["test", "--package", "sluice-tests", "--features", "long", "--test", "long"]))?;
+        let long = ["--features", "long", "--test", "long", "--test", "long_lines"];
+        run(cargo(&[&["test", "--package", "sluice-tests"], &long[..]].concat()))?;
         fuzz::run(None, 60)?;
     }
     Ok(())
