@@ -18,6 +18,7 @@ pub mod path_signature;
 mod subject;
 mod template;
 pub mod trace;
+mod transcode;
 mod transfer;
 mod variable;
 
@@ -30,5 +31,6 @@ pub use fields::{Field, FieldIndex, Fields, Name, Span};
 pub use head::{Method, RequestHead, ResponseHead, Scheme, Version};
 pub use subject::{FrameFields, FrameRole, Params, RouteLabels, Stage, Subject, UpstreamView, Value};
 pub use template::{Captures, Origin, Template, TemplateError};
+pub use transcode::{CallerId, Outgoing, TextMessage, Transcode, TranscodeProblem};
 pub use transfer::TransferError;
 pub use variable::{FramePart, HeaderKey, TlsPart, Variable, VariableError};

@@ -53,6 +53,7 @@ fn snapshot(metrics: &Arc<Metrics>, nodes: &[SocketAddr], extra: serde_json::Val
         upstream: Some(Arc::new(upstream)),
         timeouts,
         enable_websocket: true,
+        transcoder: None,
         on_change: objects::OnChange::Keep,
         metrics: metrics.route(MetricLabels::default()),
     };

@@ -406,6 +406,7 @@ impl Builder {
             upstream,
             timeouts,
             enable_websocket,
+            transcoder: None,
             on_change: object.on_change,
             metrics,
         };

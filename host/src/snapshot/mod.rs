@@ -17,7 +17,7 @@ use std::sync::Arc;
 use crate::config::objects::{self, OnChange};
 use crate::config::{Id, Problem};
 use crate::filter::Chain;
-use crate::message::RouteLabels;
+use crate::message::{RouteLabels, Transcode};
 use crate::net::tls::Certificates;
 use crate::observe::RouteMetrics;
 use crate::route::{Router, StreamRouter};
@@ -59,6 +59,9 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// Whether WebSocket upgrades pass.
     pub enable_websocket: bool,
+    /// What turns JSON into frames and back, where its `transcode` plugin names
+    /// a module.
+    pub transcoder: Option<Arc<dyn Transcode>>,
     /// What a change of this route does to its long sessions.
     pub on_change: OnChange,
     /// Its counters.
