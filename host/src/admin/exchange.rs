@@ -32,6 +32,16 @@ pub struct Response {
 ///
 /// Called on a thread where waiting is allowed, a bounded number at a time.
 pub trait Site: Send + Sync {
+    /// Says by the head alone whether a request is worth its body; it is refused
+    /// with this answer otherwise, before anything of the body is kept. Must not
+    /// wait.
+    ///
+    /// # Errors
+    /// The answer that refuses.
+    fn admit(&self, _head: &Request) -> Result<(), Response> {
+        Ok(())
+    }
+
     /// Answers a request.
     fn respond(&self, request: &Request) -> Response;
 }
@@ -47,6 +57,18 @@ impl Request {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of a query argument, decoded; `None` when it is not there.
+    #[must_use]
+    pub fn query_value(&self, name: &str) -> Option<String> {
+        let decoded = |text: &str| {
+            let text = text.replace('+', " ");
+            percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+        };
+        let pairs = self.query.as_deref()?.split('&');
+        let mut pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(key, _)| decoded(key) == name).map(|(_, value)| decoded(value))
     }
 
     /// Whether it only reads.

@@ -3,9 +3,10 @@
 //!
 //! Answers are made by pure functions of a request and what the gateway says of
 //! itself ([`Gateway`]); [`serve`] is the thin HTTP server around them. Schemas
-//! are in `docs/observability.md` and only ever grow. The Admin API will be one
-//! more [`Site`].
+//! are in `docs/observability.md` and only ever grow. The Admin API is one more
+//! [`Site`], in `api`.
 
+mod api;
 pub mod client;
 mod collect;
 mod convert;
@@ -16,6 +17,7 @@ mod sites;
 mod status;
 mod table;
 
+pub use api::{AccessKey, AdminSite, Desk, Keys, QUESTIONS_MAX, Question, Role};
 pub use collect::{LogCollector, NetCollector, StatusCollector, UpstreamCollector};
 pub use exchange::{Request, Response, Site};
 pub use server::{ServerLimits, bind, serve};

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,6 +22,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::exchange::{Request, Response, Site};
+
+/// Bytes of a refused body that are read and dropped, at most.
+const DISCARD_BYTES_MAX: u64 = 256 << 20;
+/// Time for that.
+const DISCARD_TIME: Duration = Duration::from_secs(10);
 
 /// Bounds of the control plane's server.
 #[derive(Debug, Clone, Copy)]
@@ -166,14 +171,20 @@ impl Server {
             let message = format!("host `{host}` is not this machine: ask by its address or localhost");
             return Response::error(421, &message);
         }
+        let waits = if request.header("expect").is_some() { Waits::Yes } else { Waits::No };
+        if let Err(refusal) = self.site.admit(&request) {
+            return discarded(body, waits, refusal).await;
+        }
         let limit = self.limits.body_bytes_max;
-        match Limited::new(body, limit).collect().await {
-            Ok(body) => request.body = body.to_bytes().to_vec(),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+        match read(body, limit).await {
+            Ok(body) => request.body = body,
+            Err(BodyError::TooLarge(rest)) => {
                 let message = format!("body is over the limit of {limit} bytes");
-                return Response::error(413, &message).with("connection", "close");
+                return discarded(rest, waits, Response::error(413, &message)).await;
             }
-            Err(_) => return Response::error(400, "body broke off").with("connection", "close"),
+            Err(BodyError::Broken) => {
+                return Response::error(400, "body broke off").with("connection", "close");
+            }
         }
         let Ok(turn) = self.answering.clone().acquire_owned().await else {
             return Response::error(503, "the control plane is closing");
@@ -205,6 +216,56 @@ impl Server {
         let is_local = name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok();
         if is_local { Ok(()) } else { Err(host) }
     }
+}
+
+/// Whether a client sends its body only when it is told to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Yes,
+    No,
+}
+
+/// Why a body is not there.
+enum BodyError {
+    /// It is too large; what is left of it.
+    TooLarge(Incoming),
+    Broken,
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read(mut body: Incoming, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(BodyError::TooLarge(body));
+    }
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else { continue };
+        if bytes.len() + data.len() > limit {
+            return Err(BodyError::TooLarge(body));
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
+}
+
+/// Refuses a request whose body was not read. The body is read and dropped, up
+/// to a limit, so that a client that writes first and reads then sees the answer
+/// and not a reset.
+async fn discarded(mut body: Incoming, waits: Waits, refusal: Response) -> Response {
+    let mut left = DISCARD_BYTES_MAX;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // A client that waits for leave to send gets the answer at once.
+    if waits == Waits::No {
+        let _ = tokio::time::timeout(DISCARD_TIME, reading).await;
+    }
+    refusal.with("connection", "close")
 }
 
 fn written(response: Response) -> hyper::Response<Full<Bytes>> {

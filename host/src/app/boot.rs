@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::admin::{AccessKey, Role};
 use crate::message::trace::TraceConfig;
 use crate::observe::{LogConfig, LogTarget};
 
@@ -73,11 +74,56 @@ pub struct Admin {
     pub status: Address,
     /// Prometheus metrics, default `127.0.0.1:9091`; `off` for none.
     pub metrics: Address,
+    /// The Admin API (`/apisix/admin/…`), default `127.0.0.1:9180`; `off` for none.
+    pub api: Address,
+    /// Who may use the Admin API. Default: whoever has the key in the
+    /// environment variable `SLUICE_ADMIN_KEY`; without that everyone, which
+    /// only a loopback address allows.
+    pub keys: Vec<AdminKey>,
 }
+
+/// A key of the Admin API. Exactly one of `env` and `file` says where it is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminKey {
+    /// Whose it is, in the log and in the history.
+    pub name: String,
+    /// What it allows: `admin` (the default) or `viewer`.
+    #[serde(default)]
+    pub role: AdminRole,
+    /// The environment variable that holds it.
+    #[serde(default)]
+    pub env: Option<String>,
+    /// The file that holds it; a newline at its end is ignored.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+}
+
+/// What a key of the Admin API allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminRole {
+    /// Everything.
+    #[default]
+    Admin,
+    /// Reading.
+    Viewer,
+}
+
+/// The environment variable with the key of the Admin API where the boot file
+/// names none; the command line sends it as well.
+pub const ADMIN_KEY_VARIABLE: &str = "SLUICE_ADMIN_KEY";
+/// The shortest key of the Admin API, in bytes.
+pub const ADMIN_KEY_BYTES_MIN: usize = 8;
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { status: Address::loopback(9090), metrics: Address::loopback(9091) }
+        Self {
+            status: Address::loopback(9090),
+            metrics: Address::loopback(9091),
+            api: Address::loopback(9180),
+            keys: Vec::new(),
+        }
     }
 }
 
@@ -154,6 +200,9 @@ pub enum BootError {
     /// A secret that is referred to is not there.
     #[error("fleet_key: {0}")]
     Key(String),
+    /// A key of the Admin API cannot be used, or one is needed.
+    #[error("admin.{0}")]
+    AdminKey(String),
     /// The store that is asked for is not in this build.
     #[error("store: {0}")]
     Store(String),
@@ -181,6 +230,7 @@ impl Boot {
         if let Some(KeySource::File(file)) = &mut boot.fleet_key {
             absolute(file);
         }
+        boot.admin.keys.iter_mut().filter_map(|key| key.file.as_mut()).for_each(absolute);
         if let LogTarget::File(file) = &mut boot.log.access {
             absolute(file);
         }
@@ -215,27 +265,49 @@ impl Boot {
         }
     }
 
+    /// The keys of the Admin API; none when everyone may use it.
+    ///
+    /// # Errors
+    /// When a variable or file is not there, a key is too short, a name is used
+    /// twice, or everyone may use an address that others can reach.
+    pub fn admin_keys(&self) -> Result<Vec<AccessKey>, BootError> {
+        let fault = |message: String| BootError::AdminKey(message);
+        let mut keys: Vec<AccessKey> = Vec::new();
+        for (index, key) in self.admin.keys.iter().enumerate() {
+            let field = format!("keys[{index}]");
+            let source = match (&key.env, &key.file) {
+                (Some(name), None) => KeySource::Env(name.clone()),
+                (None, Some(file)) => KeySource::File(file.clone()),
+                _ => return Err(fault(format!("{field}: needs one of env and file"))),
+            };
+            let is_taken = self.admin.keys[..index].iter().any(|other| other.name == key.name);
+            if key.name.is_empty() || key.name.len() > 64 || is_taken {
+                return Err(fault(format!("{field}.name: {:?} is empty, too long or taken", key.name)));
+            }
+            let (bytes, origin) = source.read().map_err(|message| fault(format!("{field}: {message}")))?;
+            keys.push(admin_key(&key.name, key.role, &bytes, &format!("{field}: {origin}")).map_err(fault)?);
+        }
+        if let (true, Some(value)) = (keys.is_empty(), std::env::var_os(ADMIN_KEY_VARIABLE)) {
+            let origin = format!("keys: environment variable {ADMIN_KEY_VARIABLE}");
+            let bytes = value.into_encoded_bytes();
+            keys.push(admin_key("default", AdminRole::Admin, &bytes, &origin).map_err(fault)?);
+        }
+        if let (true, Some(address)) = (keys.is_empty(), self.admin.api.0.filter(|at| !at.ip().is_loopback()))
+        {
+            let message =
+                format!("keys: the Admin API at {address} can be reached by others and needs a key");
+            return Err(fault(message));
+        }
+        Ok(keys)
+    }
+
     /// The fleet key's bytes, if one is configured.
     ///
     /// # Errors
     /// When the variable or file is not there, or the key is too short.
     pub fn fleet_key(&self) -> Result<Option<Vec<u8>>, BootError> {
-        let (key, origin) = match &self.fleet_key {
-            None => return Ok(None),
-            Some(KeySource::Env(name)) => {
-                let value = std::env::var(name)
-                    .map_err(|_| BootError::Key(format!("environment variable {name} is not set")))?;
-                (value.into_bytes(), format!("environment variable {name}"))
-            }
-            Some(KeySource::File(path)) => {
-                let mut bytes = std::fs::read(path)
-                    .map_err(|error| BootError::Key(format!("{}: {error}", path.display())))?;
-                while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
-                    bytes.pop();
-                }
-                (bytes, path.display().to_string())
-            }
-        };
+        let Some(source) = &self.fleet_key else { return Ok(None) };
+        let (key, origin) = source.read().map_err(BootError::Key)?;
         if key.len() < FLEET_KEY_BYTES_MIN {
             let message =
                 format!("{origin} holds {} bytes, at least {FLEET_KEY_BYTES_MIN} are needed", key.len());
@@ -243,6 +315,41 @@ impl Boot {
         }
         Ok(Some(key))
     }
+}
+
+impl KeySource {
+    /// The secret, and where it was.
+    fn read(&self) -> Result<(Vec<u8>, String), String> {
+        match self {
+            Self::Env(name) => {
+                let value =
+                    std::env::var(name).map_err(|_| format!("environment variable {name} is not set"))?;
+                Ok((value.into_bytes(), format!("environment variable {name}")))
+            }
+            Self::File(path) => {
+                let mut bytes =
+                    std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                while bytes.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+                    bytes.pop();
+                }
+                Ok((bytes, path.display().to_string()))
+            }
+        }
+    }
+}
+
+fn admin_key(name: &str, role: AdminRole, bytes: &[u8], origin: &str) -> Result<AccessKey, String> {
+    if bytes.len() < ADMIN_KEY_BYTES_MIN || !bytes.iter().all(u8::is_ascii_graphic) {
+        return Err(format!(
+            "{origin} holds {} bytes; a key has at least {ADMIN_KEY_BYTES_MIN} visible ASCII characters",
+            bytes.len()
+        ));
+    }
+    let role = match role {
+        AdminRole::Admin => Role::Admin,
+        AdminRole::Viewer => Role::Viewer,
+    };
+    Ok(AccessKey::new(name, role, bytes))
 }
 
 /// A duration as `10s`, `300ms`, `2m`, `1h` or a number of seconds.
@@ -299,6 +406,32 @@ mod tests {
         assert_eq!(boot.admin.status, Address(None));
         assert_eq!(boot.shutdown.deadline, Duration::from_millis(500));
         assert_eq!(boot.shutdown.notice, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn keys_of_the_admin_api_come_from_files_and_are_needed_where_others_reach_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "a-long-enough-key\n").unwrap();
+        let path = file.path().display();
+        let keys = |text: &str| Boot::parse(text).unwrap().admin_keys().map_err(|error| error.to_string());
+        let text =
+            format!("admin: {{api: '0.0.0.0:1', keys: [{{name: ops, role: viewer, file: '{path}'}}]}}\n");
+        assert_eq!(keys(&text).unwrap().len(), 1);
+        for (text, words) in [
+            ("admin: {api: '0.0.0.0:1'}\n".to_owned(), "admin.keys: the Admin API at 0.0.0.0:1"),
+            ("admin: {keys: [{name: a}]}\n".to_owned(), "admin.keys[0]: needs one of env and file"),
+            ("admin: {keys: [{name: a, env: SLUICE_NOT_SET}]}\n".to_owned(), "SLUICE_NOT_SET is not set"),
+            (
+                format!("admin: {{keys: [{{name: a, file: '{path}'}}, {{name: a, file: '{path}'}}]}}\n"),
+                "admin.keys[1].name: \"a\"",
+            ),
+        ] {
+            let error = keys(&text).unwrap_err();
+            assert!(error.contains(words), "{text}: {error}");
+        }
+        std::fs::write(file.path(), "short\n").unwrap();
+        let error = keys(&text).unwrap_err();
+        assert!(error.contains("holds 5 bytes") && !error.contains("short\""), "{error}");
     }
 
     #[test]

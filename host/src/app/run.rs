@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::boot::Boot;
+use super::boot::{Address, Boot};
 use super::worker::{Order, WorkerThread};
 use super::{cli, limits, manager};
 use crate::admin::{
@@ -206,8 +206,11 @@ impl Main {
             Builder::new(Arc::clone(&self.environment), Arc::clone(&self.shared.metrics), Sessions::new());
         let checker = Checker::new(Arc::clone(&self.environment));
         let (changed, mut changes) = watch::channel(0);
+        let (questions, asked) = mpsc::channel(admin::QUESTIONS_MAX);
+        self.serve_admin(admin::Desk::new(questions, changes.clone(), writer.clone()))?;
         let control =
-            Control::new(source, builder, Arc::clone(&self.shared), Arc::clone(&self.view), changed, checker);
+            Control::new(source, builder, Arc::clone(&self.shared), Arc::clone(&self.view), changed, checker)
+                .answering(asked);
         let mut runner = Runner::start(&self.environment);
         let control = tokio::task::spawn_local(control.run(move |built| {
             if let Some(upstreams) = &built.upstreams {
@@ -273,13 +276,27 @@ impl Main {
             ("admin.metrics", self.boot.admin.metrics, Arc::new(MetricsSite::new(Arc::clone(metrics)))),
         ];
         for (field, address, site) in sites {
-            let Some(address) = address.0 else { continue };
-            let bound = admin::bind(address);
-            if let (Err(error), None) = (&bound, &self.ready) {
-                anyhow::bail!("{field}: cannot listen on {address}: {error}");
-            }
-            tokio::task::spawn_local(serve_site(field, address, bound, site, self.stop.clone()));
+            self.serve_at(field, address, site)?;
         }
+        Ok(())
+    }
+
+    /// Serves the Admin API where the boot file says so.
+    fn serve_admin(&self, desk: admin::Desk) -> Result<()> {
+        let keys = admin::Keys::new(self.boot.admin_keys()?);
+        if let (true, Some(address)) = (keys.is_open(), self.boot.admin.api.0) {
+            tracing::warn!(%address, "the Admin API asks for no key: anyone on this machine can change everything");
+        }
+        self.serve_at("admin.api", self.boot.admin.api, Arc::new(admin::AdminSite::new(keys, desk)))
+    }
+
+    fn serve_at(&self, field: &'static str, address: Address, site: Arc<dyn Site>) -> Result<()> {
+        let Some(address) = address.0 else { return Ok(()) };
+        let bound = admin::bind(address);
+        if let (Err(error), None) = (&bound, &self.ready) {
+            anyhow::bail!("{field}: cannot listen on {address}: {error}");
+        }
+        tokio::task::spawn_local(serve_site(field, address, bound, site, self.stop.clone()));
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod kind;
 mod object;
 pub mod objects;
 mod problem;
+mod secrets;
 pub mod source;
 mod store;
 
@@ -25,4 +26,5 @@ pub use id::{ID_LENGTH_MAX, Id, IdError};
 pub use kind::{KINDS, Kind, KindError};
 pub use object::Object;
 pub use problem::{ObjectError, Problem, Problems};
-pub use store::{Change, Check, DocumentChange, Key, Quarantine, Store};
+pub use secrets::redact;
+pub use store::{Change, Check, DocumentChange, Indexes, Key, Quarantine, Store, Trial};

@@ -69,6 +69,21 @@ impl Object {
         })
     }
 
+    /// The names of the fields that objects of a kind can have.
+    pub fn fields(kind: Kind) -> &'static [&'static str] {
+        match kind {
+            Kind::Listeners => objects::fields::<Listener>(),
+            Kind::FrameFormats => objects::fields::<FrameFormat>(),
+            Kind::Ssls => objects::fields::<Ssl>(),
+            Kind::Upstreams => objects::fields::<Upstream>(),
+            Kind::Services => objects::fields::<Service>(),
+            Kind::PluginConfigs => objects::fields::<PluginConfig>(),
+            Kind::GlobalRules => objects::fields::<GlobalRule>(),
+            Kind::Routes => objects::fields::<Route>(),
+            Kind::StreamRoutes => objects::fields::<StreamRoute>(),
+        }
+    }
+
     /// The kind.
     pub fn kind(&self) -> Kind {
         match self {

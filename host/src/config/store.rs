@@ -20,6 +20,10 @@ use super::objects::{
 };
 use super::{Document, Id, KINDS, Kind, Object, Origin, Problem, Problems};
 
+mod trial;
+
+pub use trial::Trial;
+
 /// The name of an object: its kind and id.
 pub type Key = (Kind, Id);
 
@@ -75,6 +79,17 @@ pub struct Quarantine {
     pub since: SystemTime,
 }
 
+/// Numbers that tell when an object came and when it was written last. They
+/// rise with every write this process sees, across restarts too, as they never
+/// fall behind the clock in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Indexes {
+    /// Of the write that made it.
+    pub created: u64,
+    /// Of the last write.
+    pub modified: u64,
+}
+
 /// Checks an object beyond its own fields (plugins, expressions, key
 /// material): what only the modules that build live state know.
 pub type Check = Box<dyn Fn(&Object, &mut Problems) + Send>;
@@ -92,6 +107,10 @@ pub struct Store {
     held: BTreeMap<Key, SystemTime>,
     counts: BTreeMap<Kind, usize>,
     check: Check,
+    /// The last number given out by [`Store::number`].
+    index: u64,
+    /// Whether the first batch, the whole listing, is in.
+    is_listed: bool,
 }
 
 #[derive(Default)]
@@ -101,6 +120,7 @@ struct Entry {
     document: Option<Arc<Document>>,
     live: Option<Object>,
     quarantine: Option<Quarantine>,
+    indexes: Indexes,
 }
 
 /// What the source says, understood.
@@ -132,6 +152,8 @@ impl Store {
             held: BTreeMap::new(),
             counts: BTreeMap::new(),
             check,
+            index: 0,
+            is_listed: false,
         };
         let built_in = FrameFormat::built_in();
         let key = (Kind::FrameFormats, built_in.id.clone());
@@ -147,6 +169,7 @@ impl Store {
         for change in changes {
             self.write(change, &mut work);
         }
+        self.is_listed = true;
         self.finish(work)
     }
 
@@ -210,7 +233,12 @@ impl Store {
             DocumentChange::Deleted(_) => (Written::Absent, None, None),
         };
         let references = written.references();
+        let indexes = match written {
+            Written::Absent => Indexes::default(),
+            _ => self.number(&key, document.as_deref(), work.now),
+        };
         let entry = self.entries.entry(key.clone()).or_default();
+        entry.indexes = indexes;
         let old_references = entry.written.references();
         entry.written = written;
         entry.origin = origin;
@@ -219,6 +247,29 @@ impl Store {
         relink(&mut self.written_by, &key, &old_references, &references);
         self.touch_referrers(&key, work);
         work.dirty.insert(key);
+    }
+
+    /// The indexes of an object with this write.
+    fn number(&mut self, key: &Key, document: Option<&Document>, now: SystemTime) -> Indexes {
+        let entry = self.entries.get(key);
+        let known = entry.map(|entry| entry.indexes).unwrap_or_default();
+        let before = entry.and_then(|entry| entry.document.as_deref());
+        if let (Some(before), Some(document)) = (before, document)
+            && before.revision == document.revision
+            && before.value == document.value
+        {
+            return known;
+        }
+        let clock = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+        self.index = clock.max(self.index + 1);
+        // What was there before this process is as old as it says.
+        let said = document.and_then(|document| document.value.get("create_time")?.as_u64());
+        let made = said.map(|seconds| seconds.saturating_mul(1000)).filter(|_| !self.is_listed);
+        let created = match known.created {
+            0 => made.unwrap_or(self.index).min(self.index),
+            created => created,
+        };
+        Indexes { created, modified: self.index }
     }
 
     fn understand(&self, document: &Document) -> Written {
@@ -369,6 +420,11 @@ impl Store {
     /// The document of an object as it is written now, good or not.
     pub fn document(&self, kind: Kind, id: &Id) -> Option<&Arc<Document>> {
         self.entries.get(&(kind, id.clone()))?.document.as_ref()
+    }
+
+    /// When an object came and was written last; zeros for what is not written.
+    pub fn indexes(&self, kind: Kind, id: &Id) -> Indexes {
+        self.entries.get(&(kind, id.clone())).map(|entry| entry.indexes).unwrap_or_default()
     }
 
     /// All documents of a kind as written now, by id.

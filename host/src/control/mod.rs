@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use crate::admin::Question;
 use crate::config::source::{Batch, Source};
 use crate::config::{Key, Store};
 use crate::proxy::Shared;
@@ -32,6 +33,7 @@ pub struct Control {
     view: Arc<NodeView>,
     changed: watch::Sender<u64>,
     problems: Vec<String>,
+    questions: Option<mpsc::Receiver<Question>>,
 }
 
 impl Control {
@@ -47,15 +49,41 @@ impl Control {
         checker: Checker,
     ) -> Self {
         let store = Store::new(Box::new(move |object, problems| checker.check(object, problems)));
-        Self { source, store, builder, shared, view, changed, problems: Vec::new() }
+        Self { source, store, builder, shared, view, changed, problems: Vec::new(), questions: None }
+    }
+
+    /// Answers questions about the configuration, between batches.
+    #[must_use]
+    pub fn answering(mut self, questions: mpsc::Receiver<Question>) -> Self {
+        self.questions = Some(questions);
+        self
     }
 
     /// Applies batches until the source ends; `on_built` is told of each, on
     /// this thread, after the swap. Cancel-safe between batches.
     pub async fn run(mut self, mut on_built: impl FnMut(&Built)) {
-        while let Some(batch) = self.source.next().await {
-            let built = self.apply(batch);
-            on_built(&built);
+        loop {
+            let question = async {
+                match &mut self.questions {
+                    Some(questions) => questions.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                // Batches first: who has written asks about what was written.
+                biased;
+                batch = self.source.next() => match batch {
+                    Some(batch) => {
+                        let built = self.apply(batch);
+                        on_built(&built);
+                    }
+                    None => return,
+                },
+                question = question => match question {
+                    Some(question) => question(&self.store, &self.builder),
+                    None => self.questions = None,
+                },
+            }
         }
     }
 

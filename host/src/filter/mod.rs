@@ -18,3 +18,8 @@ pub use build::{BuildContext, ChainKind, Groups, UpstreamSource, merge};
 pub use chain::{Chain, Filters, FrameContext};
 pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId};
 pub use verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
+
+/// Name and priority of every built-in plugin.
+pub fn built_in_plugins() -> impl Iterator<Item = (&'static str, i32)> {
+    plugins::all()
+}

@@ -83,6 +83,11 @@ impl Builder {
         &self.failed
     }
 
+    /// Objects whose plugins name an upstream.
+    pub fn named_by_plugins(&self, upstream: &Id) -> impl Iterator<Item = &Key> {
+        self.named_by_plugins.get(upstream).into_iter().flatten()
+    }
+
     /// Upstreams that are objects of their own or written inside others.
     pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
         self.upstreams.all()

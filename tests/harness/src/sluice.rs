@@ -70,6 +70,7 @@ pub struct Sluice {
     program: PathBuf,
     status: Port,
     metrics: Port,
+    api: Port,
 }
 
 impl SluiceBuilder {
@@ -144,8 +145,8 @@ impl SluiceBuilder {
 
     /// Starts it and waits for nothing.
     pub fn spawn(mut self) -> Sluice {
-        let (status, metrics) = (Port::free(), Port::free());
-        let own = json!({"status": status.loopback(), "metrics": metrics.loopback()});
+        let (status, metrics, api) = (Port::free(), Port::free(), Port::free());
+        let own = json!({"status": status.loopback(), "metrics": metrics.loopback(), "api": api.loopback()});
         self = self.boot("admin", own);
         let boot = serde_json::to_string_pretty(&self.boot).expect("the boot file is JSON");
         // JSON is YAML as well.
@@ -169,6 +170,7 @@ impl SluiceBuilder {
             program,
             status,
             metrics,
+            api,
         }
     }
 }
@@ -228,6 +230,17 @@ impl Sluice {
         crate::process::without_proxies(&mut command);
         command.args(arguments);
         command
+    }
+
+    /// The address of the Admin API.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.api.loopback()
+    }
+
+    /// Where the Admin API has a kind, an object or anything else:
+    /// `http://…/apisix/admin/` and `path`.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}/apisix/admin/{path}", self.api.loopback())
     }
 
     /// The process: signals, log, memory, descriptors, CPU time.

@@ -5,8 +5,10 @@
 //! keeps every byte it receives and answers as a test tells it to. [`frames`]
 //! makes HTTP/2 frames, wrong ones included. [`load`] asks steadily and keeps
 //! long sessions busy; [`changes`] changes the configuration meanwhile.
+//! [`admin`] talks to the Admin API.
 //! [`lines`] has lines, IM frames and small upstreams.
 
+pub mod admin;
 pub mod changes;
 pub mod frames;
 pub mod lines;

@@ -23,7 +23,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("mimalloc", &["main.rs"]),
     ("notify", &["config/source/"]),
     ("prometheus_client", &["observe/"]),
-    ("regex", &["config/objects/", "route/", "filter/", "net/tls/"]),
+    ("regex", &["admin/api/", "config/objects/", "route/", "filter/", "net/tls/"]),
     ("rustls", &["net/tls/", "net/stream.rs", "upstream/"]),
     ("serde_saphyr", &["config/", "app/boot.rs"]),
     ("socket2", &["net/", "server/", "upstream/"]),

@@ -62,6 +62,8 @@ const PACKAGES: &[Package] = &[
     package("openssl", Sign::Program("openssl"), "s_client, a TLS client in tests"),
     package("iproute2", Sign::Program("ip"), "makes the network namespaces of the failover tests"),
     package("iptables", Sign::Program("iptables"), "drops packets in those namespaces"),
+    package("python3", Sign::Program("python3"), "runs clients made for APISIX against the Admin API"),
+    package("python3-pip", Sign::Program("pip3"), "brings those clients"),
     package("procps", Sign::Program("ps"), "reads the memory of the processes tests look at"),
     for_bench("wrk", Sign::Program("wrk"), "makes HTTP/1.1 load in benchmarks"),
     for_bench("nghttp2-client", Sign::Program("h2load"), "makes HTTP/2 load in benchmarks"),
@@ -69,6 +71,11 @@ const PACKAGES: &[Package] = &[
 
 /// Installs what `needs` asks for and is not there.
 pub(crate) fn run(needs: Needs) -> Result<()> {
+    debian_packages(needs)?;
+    if needs == Needs::Test { python_packages(&shell::root()) } else { Ok(()) }
+}
+
+fn debian_packages(needs: Needs) -> Result<()> {
     let missing: Vec<&Package> = PACKAGES
         .iter()
         .filter(|package| package.needs == Needs::Test || needs == Needs::Bench)
@@ -96,6 +103,50 @@ pub(crate) fn run(needs: Needs) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Packages of the Python registry, each with all it needs, in a folder of the
+/// project's own: name of the folder, exact requirements.
+const PYTHON: &[(&str, &[&str])] = &[(
+    "apisix-client",
+    &[
+        "apisix-client==1.0.3",
+        "anyio==4.16.0",
+        "attrs==24.3.0",
+        "cattrs==24.1.3",
+        "certifi==2026.10.19.post1",
+        "h11==0.16.0",
+        "httpcore==1.0.9",
+        "httpx==0.28.1",
+        "idna==3.20",
+        "jsonschema==4.26.0",
+        "jsonschema-specifications==2025.9.1",
+        "pyhumps==3.8.0",
+        "referencing==0.37.0",
+        "rpds-py==2026.9.1",
+        "typing-extensions==4.16.0",
+    ],
+)];
+
+/// Brings the Python packages that are missing, or of which others are wanted,
+/// into `target/python`.
+fn python_packages(root: &Path) -> Result<()> {
+    for (name, requirements) in PYTHON {
+        let folder = root.join("target/python").join(name);
+        let list = folder.join("requirements.txt");
+        let wanted = requirements.join("\n");
+        if fs::read_to_string(&list).is_ok_and(|there| there == wanted) {
+            continue;
+        }
+        eprintln!("set-up brings the Python package {name} into {}", folder.display());
+        // What is there is of other versions.
+        let _ = fs::remove_dir_all(&folder);
+        let target = folder.to_string_lossy();
+        let options = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", &target];
+        shell::run(shell::command("python3", &[&options[..], requirements].concat()))?;
+        fs::write(&list, wanted).with_context(|| format!("cannot write {}", list.display()))?;
+    }
+    Ok(())
 }
 
 /// Installs a program of the Rust registry when it is not there.

@@ -8,6 +8,7 @@
 //! object can be told from a changed one.
 
 mod checks;
+mod fields;
 mod frame_format;
 mod listener;
 mod nodes;
@@ -29,6 +30,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use checks::*;
+pub use fields::fields;
 pub use frame_format::*;
 pub use listener::*;
 pub use nodes::{Node, Nodes};

@@ -5,6 +5,7 @@ use serde_path_to_error::{Path, Segment};
 
 use super::Object;
 use crate::config::problem::{Problem, Problems, shown};
+use crate::config::secrets::is_secret_path;
 use crate::config::{Id, Kind, ObjectError};
 
 /// The most faults of form told about one object.
@@ -89,7 +90,7 @@ fn problem_of(kind: Kind, error: &serde_path_to_error::Error<serde_json::Error>,
         return Problem { field, message, value: None };
     }
     let value = at(root, error.path()).map(shown);
-    if is_secret(kind, &field) {
+    if is_secret_path(kind, &field) {
         return Problem { field, message: "has the wrong type".to_owned(), value: None };
     }
     let message = match message.split_once(", expected ") {
@@ -99,14 +100,6 @@ fn problem_of(kind: Kind, error: &serde_path_to_error::Error<serde_json::Error>,
         _ => message,
     };
     Problem { field, message, value }
-}
-
-/// Whether a field holds something that no message may show.
-fn is_secret(kind: Kind, field: &str) -> bool {
-    let name = field.rsplit('.').next().unwrap_or(field);
-    let name = name.split('[').next().unwrap_or(name);
-    matches!(name, "client_key" | "keys" | "password" | "secret" | "token" | "path_key")
-        || (name == "key" && kind == Kind::Ssls)
 }
 
 fn quoted_after<'a>(message: &'a str, head: &str) -> Option<&'a str> {

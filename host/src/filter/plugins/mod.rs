@@ -106,6 +106,11 @@ plugins! {
     ResponseRewrite = "response-rewrite", 899, response_rewrite::ResponseRewrite, [Response];
 }
 
+/// Name and priority of every built-in plugin.
+pub(super) fn all() -> impl Iterator<Item = (&'static str, i32)> {
+    KINDS.iter().map(|kind| (kind.name(), kind.priority()))
+}
+
 /// Finds a plugin and checks that it has a place in such a chain.
 pub(super) fn kind(name: &str, chain: ChainKind) -> Built<Kind> {
     let found = KINDS.iter().copied().find(|kind| kind.name() == name);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluice_harness::{Authority, Identity, Port, Process, Raw, Signal, program, tool};
 
 /// Ports that `examples/demo` names, and the control ports beside them.
-const PORTS: [u16; 10] = [8443, 9443, 8001, 8002, 8003, 9001, 9002, 9009, 9090, 9091];
+const PORTS: [u16; 11] = [8443, 9443, 8001, 8002, 8003, 9001, 9002, 9009, 9090, 9091, 9180];
 
 /// The demo's folder and its ports.
 pub(crate) struct Place {
@@ -57,7 +57,7 @@ impl Place {
         self.write("conf/ssls/localhost.json", &ssl(authority.leaf(&["localhost", "first.demo"])));
         self.write("second-certificate.json", &ssl(authority.leaf(&["localhost", "second.demo"])));
         let boot = "node: {id: demo, region: here}\n\
-                    admin: {status: 127.0.0.1:9090, metrics: 127.0.0.1:9091}\n\
+                    admin: {status: 127.0.0.1:9090, metrics: 127.0.0.1:9091, api: 127.0.0.1:9180}\n\
                     cache_dir: cache\n\
                     log: {access: access.log}\n";
         self.write("sluice.yaml", &self.with_ports(boot));
