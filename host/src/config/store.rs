@@ -170,41 +170,6 @@ impl Store {
             self.write(change, &mut work);
         }
         self.is_listed = true;
-        self.finish(work)
-    }
-
-    /// Takes back what could not be put in force: objects of the last batch
-    /// that live state could not be built of. Their last good versions, and
-    /// what those need, are in force again. Tells what changed since the
-    /// batch, which is given as it was told.
-    pub fn reject(
-        &mut self,
-        failed: Vec<(Key, Vec<Problem>)>,
-        batch: &[Change],
-        now: SystemTime,
-    ) -> Vec<Change> {
-        let mut work = Work { now, dirty: BTreeSet::new(), before: HashMap::new() };
-        // Back to before the batch and forward again, without what failed: so
-        // an object that was let go is there again for those that fall back.
-        for change in batch {
-            let key = (change.kind, change.id.clone());
-            self.entries.entry(key.clone()).or_default();
-            self.set_live(&key, change.old.clone(), &mut work);
-            work.dirty.insert(key);
-        }
-        for (key, problems) in failed {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let references = entry.written.references();
-            entry.written = Written::Bad(problems);
-            relink(&mut self.written_by, &key, &references, &[]);
-            self.touch_referrers(&key, &mut work);
-            work.dirty.insert(key);
-        }
-        self.finish(work)
-    }
-
-    /// Settles what is dirty, and tells what is in force now and was not before.
-    fn finish(&mut self, mut work: Work) -> Vec<Change> {
         while let Some(key) = work.dirty.pop_first() {
             self.settle(key, &mut work);
         }

@@ -219,53 +219,6 @@ fn any_sequence_of_batches_ends_where_its_final_documents_lead() {
     }
 }
 
-#[test]
-fn what_cannot_be_built_falls_back_with_all_it_needs() {
-    let mut store = store();
-    store.apply(vec![upstream("t", 1), route("r", "t")], at(1));
-    let batch = store.apply(vec![upstream("u", 2), route("r", "u"), delete(Kind::Upstreams, "t")], at(2));
-    assert_eq!(names(&batch), ["-upstreams/t", "+upstreams/u", "~routes/r"]);
-    let problem = Problem { field: "nodes".into(), message: "cannot be built".into(), value: None };
-    let back = store.reject(vec![((Kind::Upstreams, id("u")), vec![problem])], &batch, at(3));
-    assert_eq!(names(&back), ["+upstreams/t", "-upstreams/u", "~routes/r"]);
-    assert_eq!(store.route(&id("r")).unwrap().upstream_id, Some(id("t")));
-    assert_eq!((store.held().count(), store.quarantined().count()), (1, 2));
-    assert_whole(&store);
-    assert_eq!(
-        names(&store.apply(vec![upstream("u", 3)], at(4))),
-        ["-upstreams/t", "+upstreams/u", "~routes/r"]
-    );
-    assert_eq!((store.held().count(), store.quarantined().count()), (0, 0));
-}
-
-#[test]
-fn rejections_at_random_leave_the_store_whole() {
-    for seed in 1..200_u64 {
-        let mut random = Random(seed.wrapping_mul(0xD134_2543_DE82_EF95));
-        let mut store = store();
-        let mut told: HashMap<Key, Object> = HashMap::new();
-        for step in 0..30 {
-            let batch: Vec<_> = (0..=random.below(5)).map(|_| random.change()).collect();
-            let changes = store.apply(batch, at(step));
-            let failed: Vec<_> = changes
-                .iter()
-                .filter(|change| change.new.is_some() && random.below(3) == 0)
-                .map(|change| ((change.kind, change.id.clone()), Vec::new()))
-                .collect();
-            let back = store.reject(failed, &changes, at(step));
-            assert_whole(&store);
-            for change in changes.into_iter().chain(back) {
-                let key = (change.kind, change.id);
-                assert_eq!(told.get(&key), change.old.as_ref(), "seed {seed}");
-                match change.new {
-                    Some(new) => told.insert(key, new),
-                    None => told.remove(&key),
-                };
-            }
-        }
-    }
-}
-
 fn assert_agrees_with_fresh(store: &mut Store, written: BTreeMap<Key, DocumentChange>, seed: u64) {
     let mut fresh = self::store();
     fresh.apply(written.into_values().collect(), at(0));
