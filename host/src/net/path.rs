@@ -156,7 +156,7 @@ pub fn normalize(path: &[u8], slashes: Slashes) -> Result<Vec<u8>, PathError> {
 ///
 /// # Errors
 /// [`PathError`] for a path that is refused, or that is not absolute.
-pub fn normalise(path: &str, slashes: Slashes) -> Result<Cow<'_, str>, PathError> {
+pub fn normalize_text(path: &str, slashes: Slashes) -> Result<Cow<'_, str>, PathError> {
     if is_normal(path.as_bytes(), slashes) {
         return Ok(Cow::Borrowed(path));
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::message::{Params, Span};
-use crate::net::path::{Slashes, normalise};
+use crate::net::path::{Slashes, normalize_text};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
@@ -57,7 +57,7 @@ impl PathPattern {
         // would never match one.
         let text = match text {
             "*" => text.into(),
-            path => normalise(path, Slashes::Keep).map_err(|error| format!("is refused: {error}"))?,
+            path => normalize_text(path, Slashes::Keep).map_err(|error| format!("is refused: {error}"))?,
         };
         let text = &*text;
         let star = text.find('*');

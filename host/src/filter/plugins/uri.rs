@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::filter::build::{Built, FieldError};
 use crate::message::{Captures, Origin, Stage, Subject, Template};
-use crate::net::path::{PathError, Slashes, normalise};
+use crate::net::path::{PathError, Slashes, normalize_text};
 use crate::route::vars::compile_regex;
 
 /// A regular expression and what a path that matches becomes.
@@ -88,7 +88,7 @@ pub(super) fn split_target(target: &str) -> Result<(Cow<'_, str>, Option<&str>),
         Some((path, query)) => (path, Some(query)),
         None => (target, None),
     };
-    Ok((normalise(path, Slashes::Keep)?, query))
+    Ok((normalize_text(path, Slashes::Keep)?, query))
 }
 
 #[cfg(test)]

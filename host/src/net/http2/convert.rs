@@ -96,7 +96,7 @@ fn field_bytes((name, value): (&HeaderName, &HeaderValue)) -> usize {
 }
 
 fn store_path(fields: &mut Fields, path: &str, slashes: path::Slashes) -> Result<Span, BadRequest> {
-    let normal = path::normalise(path, slashes).map_err(|_| BadRequest::BadPath)?;
+    let normal = path::normalize_text(path, slashes).map_err(|_| BadRequest::BadPath)?;
     Ok(fields.store(normal.as_bytes()))
 }
 
