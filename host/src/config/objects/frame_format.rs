@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Labels, Object, object_basics, units, validate_description};
 use crate::config::{Id, Kind, Problems};
+use crate::frame::{self, FormatSpec};
 
 /// The id of the format that is always there.
 pub const FRAME_FORMAT_BUILT_IN: &str = "im20";
@@ -128,32 +129,34 @@ impl FrameFormat {
 
     /// The format that is there without being written, `im20`.
     pub fn built_in() -> Self {
-        let field =
-            |name: &str, at, bytes| HeaderField { name: name.to_owned(), at, bytes, endian: Endian::Big };
-        Self {
-            id: Id::new(FRAME_FORMAT_BUILT_IN).unwrap_or_default(),
-            begin: Some(0x09),
-            end: Some(0x0A),
-            header: vec![
-                field("flag", 0, 1),
-                field("version", 1, 1),
-                field("crypt", 2, 1),
-                field("terminal", 3, 1),
-                field("cmd", 4, 2),
-                field("seq", 6, 2),
-                field("from", 8, 4),
-                field("to", 12, 4),
-                field("length", 16, 4),
-            ],
-            header_bytes: None,
-            roles: FrameRoles {
-                length: "length".to_owned(),
-                command: Some("cmd".to_owned()),
-                sequence: Some("seq".to_owned()),
-                user: Some("from".to_owned()),
+        let spec = FormatSpec::im20();
+        let field = |field: frame::FieldSpec| HeaderField {
+            name: field.name,
+            at: field.at,
+            bytes: field.bytes,
+            endian: match field.endian {
+                frame::Endian::Big => Endian::Big,
+                frame::Endian::Little => Endian::Little,
             },
-            length_counts: LengthCounts::Body,
-            body_max: FRAME_BODY_MAX,
+        };
+        Self {
+            id: Id::new(&spec.id).unwrap_or_default(),
+            begin: spec.begin.first().copied(),
+            end: spec.end.first().copied(),
+            header: spec.header.into_iter().map(field).collect(),
+            header_bytes: spec.header_bytes,
+            roles: FrameRoles {
+                length: spec.roles.length,
+                command: spec.roles.command,
+                sequence: spec.roles.sequence,
+                user: spec.roles.user,
+            },
+            length_counts: match spec.length_includes {
+                frame::LengthIncludes::Body => LengthCounts::Body,
+                frame::LengthIncludes::Header => LengthCounts::HeaderAndBody,
+                frame::LengthIncludes::Frame => LengthCounts::Frame,
+            },
+            body_max: spec.body_max,
             name: None,
             desc: None,
             labels: Labels::new(),
