@@ -213,9 +213,7 @@ impl Main {
                 .answering(asked);
         let mut runner = Runner::start(&self.environment);
         let control = tokio::task::spawn_local(control.run(move |built| {
-            if let Some(upstreams) = &built.upstreams {
-                runner.reconcile(upstreams);
-            }
+            runner.change(&built.upstreams.new, &built.upstreams.gone);
         }));
         // A process that takes over offers once it serves: until then the one
         // before does, also if this one does not come that far.

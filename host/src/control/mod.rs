@@ -118,11 +118,13 @@ impl Control {
         }
         let revision = built.snapshot.revision;
         self.shared.snapshot.store(Arc::clone(&built.snapshot));
-        self.view.publish(View::of(&self.store, &self.builder, &self.problems, revision, now));
+        let view = View::of(&self.store, &self.builder, &self.problems, revision, now);
+        self.view.publish(view, &built.upstreams);
         self.changed.send_replace(revision);
         tracing::info!(
             revision,
             changes = changes.len(),
+            rebuilt = built.rebuilt,
             quarantined = self.store.quarantined().count() + self.builder.failed().len(),
             micros = started.elapsed().as_micros() as u64,
             "configuration applied"

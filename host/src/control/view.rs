@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use crate::admin::{
     ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, NodeInfo, ProcessStatus, Quarantined, Readiness,
@@ -14,7 +15,7 @@ use crate::admin::{
 use crate::config::{KINDS, Key, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
 use crate::proxy::Shared;
-use crate::snapshot::Builder;
+use crate::snapshot::{Builder, UpstreamChanges};
 use crate::upstream::Upstream;
 
 /// Where the process stands.
@@ -35,7 +36,6 @@ pub struct View {
     applied: Option<SystemTime>,
     objects: BTreeMap<String, usize>,
     quarantined: Vec<Held>,
-    upstreams: Vec<Arc<Upstream>>,
 }
 
 /// Something that is not live as it is written.
@@ -79,13 +79,7 @@ impl View {
             Held::Object(key.clone(), Quarantine { problems: vec![problem], origin, since }, true)
         }));
         quarantined.extend(problems.iter().cloned().map(Held::Store));
-        Self {
-            revision,
-            applied: Some(now),
-            objects,
-            quarantined,
-            upstreams: builder.upstreams().cloned().collect(),
-        }
+        Self { revision, applied: Some(now), objects, quarantined }
     }
 }
 
@@ -99,6 +93,8 @@ pub struct NodeView {
     shared: Arc<Shared>,
     listeners: Listeners,
     view: ArcSwap<View>,
+    /// Those in force; objects of their own before those inside others.
+    upstreams: Mutex<BTreeMap<(bool, String), Arc<Upstream>>>,
     phase: ArcSwap<Phase>,
 }
 
@@ -112,12 +108,20 @@ impl NodeView {
             shared,
             listeners,
             view: ArcSwap::default(),
+            upstreams: Mutex::default(),
             phase: ArcSwap::from_pointee(Phase::Starting),
         }
     }
 
-    /// Shows a configuration from now on.
-    pub fn publish(&self, view: View) {
+    /// Shows a configuration from now on; `changes` lead to its upstreams from
+    /// those of the one before.
+    pub fn publish(&self, view: View, changes: &UpstreamChanges) {
+        let mut upstreams = self.upstreams.lock();
+        let place = |upstream: &Upstream| (upstream.id.contains('/'), upstream.id.to_string());
+        for upstream in &changes.gone {
+            upstreams.remove(&place(upstream));
+        }
+        upstreams.extend(changes.new.iter().map(|upstream| (place(upstream), Arc::clone(upstream))));
         self.view.store(Arc::new(view));
     }
 
@@ -135,6 +139,10 @@ impl NodeView {
             quarantined: view.quarantined.iter().map(Held::shown).collect(),
             stale: None,
         }
+    }
+
+    fn upstreams(&self) -> Vec<Arc<Upstream>> {
+        self.upstreams.lock().values().cloned().collect()
     }
 
     fn connections(&self) -> ConnectionStatus {
@@ -168,7 +176,7 @@ impl Gateway for NodeView {
             reason: readiness.reason(),
             config: self.config(&view),
             listeners: (self.listeners)(),
-            upstreams: view.upstreams.iter().map(|upstream| of_upstream(upstream)).collect(),
+            upstreams: self.upstreams().iter().map(|upstream| of_upstream(upstream)).collect(),
             modules: Vec::new(),
             connections: self.connections(),
             process: ProcessStatus::now(self.shared.metrics.uptime()),

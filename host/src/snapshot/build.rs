@@ -21,8 +21,9 @@ use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
 use super::check::{build_format, route_match};
+use super::mentions::Mentions;
 use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
-use super::upstreams::{Around, Upstreams};
+use super::upstreams::{Around, UpstreamChanges, Upstreams};
 use super::{Route, Snapshot, shown};
 
 /// Builds snapshots, one from the other.
@@ -32,8 +33,7 @@ pub struct Builder {
     groups: Groups,
     current: Snapshot,
     upstreams: Upstreams,
-    /// Objects whose plugins name an upstream.
-    named_by_plugins: HashMap<Id, BTreeSet<Key>>,
+    mentions: Mentions,
     formats: HashMap<Id, Arc<FrameFormat>>,
     failed: BTreeMap<Key, Failure>,
 }
@@ -54,8 +54,10 @@ pub struct Failure {
 pub struct Built {
     /// The next snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// All upstreams, when any is new, other or gone: their checks are to follow.
-    pub upstreams: Option<Vec<Arc<Upstream>>>,
+    /// Upstreams that are new, other or gone: their checks are to follow.
+    pub upstreams: UpstreamChanges,
+    /// Routes and stream routes that were built anew, or gone.
+    pub rebuilt: usize,
     /// Things worth a warning, with the object they are about.
     pub warnings: Vec<(Key, String)>,
 }
@@ -70,7 +72,7 @@ impl Builder {
             groups: Groups::default(),
             current: Snapshot::default(),
             upstreams: Upstreams::new(environment),
-            named_by_plugins: HashMap::new(),
+            mentions: Mentions::default(),
             formats: HashMap::new(),
             failed: BTreeMap::new(),
         }
@@ -85,12 +87,13 @@ impl Builder {
 
     /// Objects whose plugins name an upstream.
     pub fn named_by_plugins(&self, upstream: &Id) -> impl Iterator<Item = &Key> {
-        self.named_by_plugins.get(upstream).into_iter().flatten()
+        self.mentions.owners(upstream)
     }
 
-    /// Upstreams that are objects of their own or written inside others.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.upstreams.all()
+    /// Entries of the index of upstreams named by plugins that were looked at so far.
+    #[cfg(test)]
+    pub(super) fn looked_at(&self) -> u64 {
+        self.mentions.looked_at
     }
 
     /// Builds what `changes` touch. They come from the same batch of `store`.
@@ -131,6 +134,7 @@ impl Builder {
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
             self.global_rules(store);
         }
+        let rebuilt = dirty.len();
         for key in dirty {
             match key.0 {
                 Kind::Routes => self.route(store, key),
@@ -139,8 +143,8 @@ impl Builder {
             }
         }
         self.current.revision += 1;
-        let upstreams = self.upstreams.take_changed().then(|| self.upstreams.all().cloned().collect());
-        Built { snapshot: Arc::new(self.current.clone()), upstreams, warnings }
+        let upstreams = self.upstreams.take_changes();
+        Built { snapshot: Arc::new(self.current.clone()), upstreams, rebuilt, warnings }
     }
 
     /// Has everything that refers to `key`, a certificate or frame format, built
@@ -206,7 +210,7 @@ impl Builder {
             }
         }
         let mut users = users(store, &key);
-        users.extend(self.named_by_plugins.get(id).into_iter().flatten().cloned());
+        users.extend(self.mentions.owners(id).cloned());
         users
     }
 
@@ -302,19 +306,16 @@ impl Builder {
         frame_fields: &[&str],
         previous: Option<&Chain>,
     ) -> Result<Chain, Vec<Problem>> {
-        self.named_by_plugins.retain(|_, users| {
-            users.remove(owner);
-            !users.is_empty()
-        });
+        self.mentions.forget(owner);
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
-        let found = RefCell::new((&mut self.upstreams, &mut self.named_by_plugins));
+        let found = RefCell::new((&mut self.upstreams, &mut self.mentions));
         let upstream = |source: UpstreamSource<'_>| {
-            let (upstreams, named) = &mut *found.borrow_mut();
+            let (upstreams, mentions) = &mut *found.borrow_mut();
             match source {
                 UpstreamSource::Id(text) => {
                     let id = Id::new(text).map_err(|error| error.to_string())?;
-                    named.entry(id.clone()).or_default().insert(owner.clone());
+                    mentions.add(owner, &id);
                     upstreams.get(&id).cloned().ok_or_else(|| "does not exist".to_owned())
                 }
                 UpstreamSource::Inline { place, object } => {
@@ -347,6 +348,7 @@ impl Builder {
         let Some(object) = store.route(&key.1).filter(|object| object.status.is_enabled()) else {
             self.current.router.remove(key.1.as_str());
             self.upstreams.forget(&key);
+            self.mentions.forget(&key);
             self.failed.remove(&key);
             return;
         };
@@ -459,6 +461,7 @@ impl Builder {
         let Some(object) = store.stream_route(&key.1).filter(|object| object.status.is_enabled()) else {
             self.current.stream_routes.remove(key.1.as_str());
             self.upstreams.forget(&key);
+            self.mentions.forget(&key);
             self.failed.remove(&key);
             return;
         };
@@ -510,6 +513,7 @@ impl Builder {
             chain: Arc::new(chain),
             flow,
             upstream,
+            timeouts: object.timeout.as_ref().map(Timeouts::of),
             on_change: object.on_change,
             identity: stream_identity(object),
             metrics: self.metrics.stream_route(key.1.as_str()),

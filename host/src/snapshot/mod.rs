@@ -8,7 +8,10 @@
 
 mod build;
 mod check;
+mod mentions;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod upstreams;
 
 use std::collections::BTreeMap;
@@ -26,6 +29,7 @@ use crate::upstream::{Timeouts, Upstream};
 pub use build::{Builder, Built, Failure};
 pub use check::Checker;
 pub use stream::{CommandSet, StreamFlow, StreamRoute, TlvSettings, stream_identity};
+pub use upstreams::UpstreamChanges;
 
 /// One generation of the configuration.
 #[derive(Debug, Clone, Default)]

@@ -11,7 +11,7 @@ use crate::filter::Chain;
 use crate::frame::{Endian, FieldSpec, FormatSpec, FrameFormat, LengthIncludes, RolesSpec};
 use crate::message::RouteLabels;
 use crate::observe::StreamRouteMetrics;
-use crate::upstream::Upstream;
+use crate::upstream::{Timeouts, Upstream};
 
 /// A stream route with everything it refers to.
 #[derive(Debug)]
@@ -22,6 +22,9 @@ pub struct StreamRoute {
     pub flow: StreamFlow,
     /// Where connections go; without one they are closed.
     pub upstream: Option<Arc<Upstream>>,
+    /// Time limits towards the node, where the route has its own. Without, the
+    /// upstream's hold for connecting and the listener's for the rest.
+    pub timeouts: Option<Timeouts>,
     /// What a change of this route does to its sessions.
     pub on_change: OnChange,
     /// Differs whenever a change touches the sessions of the route: what is
@@ -254,7 +257,7 @@ mod tests {
     use crate::config::objects::{FrameFormat as FormatObject, TlvConf};
 
     #[test]
-    fn the_built_in_format_is_the_same_as_an_object() {
+    fn the_built_in_format_survives_being_an_object() {
         assert_eq!(FormatSpec::from(&FormatObject::built_in()), FormatSpec::im20());
     }
 

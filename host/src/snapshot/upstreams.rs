@@ -17,7 +17,36 @@ pub(super) struct Upstreams {
     inline: BTreeMap<String, Inline>,
     /// The names an object brought.
     brought_by: HashMap<Key, BTreeSet<String>>,
-    has_changed: bool,
+    changes: Pending,
+}
+
+/// Upstreams that came and went with a batch.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamChanges {
+    /// Those that are in force from now on.
+    pub new: Vec<Arc<Upstream>>,
+    /// Those that are no longer; another version may be among the new ones.
+    pub gone: Vec<Arc<Upstream>>,
+}
+
+/// The same while a batch is built, by identity: what comes and goes within
+/// one batch has never been.
+#[derive(Default)]
+struct Pending {
+    new: HashMap<usize, Arc<Upstream>>,
+    gone: Vec<Arc<Upstream>>,
+}
+
+impl Pending {
+    fn came(&mut self, upstream: &Arc<Upstream>) {
+        self.new.insert(Arc::as_ptr(upstream) as usize, Arc::clone(upstream));
+    }
+
+    fn went(&mut self, upstream: Arc<Upstream>) {
+        if self.new.remove(&(Arc::as_ptr(&upstream) as usize)).is_none() {
+            self.gone.push(upstream);
+        }
+    }
 }
 
 struct Inline {
@@ -40,7 +69,7 @@ impl Upstreams {
             by_id: BTreeMap::new(),
             inline: BTreeMap::new(),
             brought_by: HashMap::new(),
-            has_changed: false,
+            changes: Pending::default(),
         }
     }
 
@@ -48,14 +77,10 @@ impl Upstreams {
         self.by_id.get(id)
     }
 
-    /// All of them, those of their own first.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.by_id.values().chain(self.inline.values().map(|inline| &inline.upstream))
-    }
-
-    /// Whether there is a new or a missing one since this was asked last.
-    pub(super) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.has_changed)
+    /// What came and went since this was asked last.
+    pub(super) fn take_changes(&mut self) -> UpstreamChanges {
+        let Pending { new, gone } = std::mem::take(&mut self.changes);
+        UpstreamChanges { new: new.into_values().collect(), gone }
     }
 
     /// Builds an object of its own.
@@ -63,13 +88,17 @@ impl Upstreams {
         let id = object.id.clone();
         let previous = self.by_id.get(&id).map(|upstream| &**upstream);
         let upstream = self.build(object, id.as_str(), previous, around)?;
-        self.by_id.insert(id, upstream);
-        self.has_changed = true;
+        self.changes.came(&upstream);
+        if let Some(old) = self.by_id.insert(id, upstream) {
+            self.changes.went(old);
+        }
         Ok(())
     }
 
     pub(super) fn remove(&mut self, id: &Id) {
-        self.has_changed |= self.by_id.remove(id).is_some();
+        if let Some(old) = self.by_id.remove(id) {
+            self.changes.went(old);
+        }
     }
 
     /// The upstream written at `name` inside `owner`, built only if it changed.
@@ -85,12 +114,16 @@ impl Upstreams {
             Some(known) => Arc::clone(&known.upstream),
             None => {
                 let built = self.build(object, name, known.map(|known| &*known.upstream), around)?;
-                self.has_changed = true;
+                self.changes.came(&built);
                 built
             }
         };
         let inline = Inline { object: Some(object.clone()), upstream: Arc::clone(&upstream) };
-        self.inline.insert(name.to_owned(), inline);
+        if let Some(old) = self.inline.insert(name.to_owned(), inline)
+            && !Arc::ptr_eq(&old.upstream, &upstream)
+        {
+            self.changes.went(old.upstream);
+        }
         self.brought_by.entry(owner.clone()).or_default().insert(name.to_owned());
         Ok(upstream)
     }
@@ -110,7 +143,9 @@ impl Upstreams {
         }
         let now = self.brought_by.get(owner);
         for name in before.iter().filter(|name| now.is_none_or(|now| !now.contains(*name))) {
-            self.has_changed |= self.inline.remove(name).is_some();
+            if let Some(old) = self.inline.remove(name) {
+                self.changes.went(old.upstream);
+            }
         }
     }
 

@@ -31,17 +31,9 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Runner {
     environment: Arc<Environment>,
     /// The upstreams in force, by identity; each is kept, so that is unique.
-    in_force: HashMap<usize, InForce>,
+    in_force: HashMap<usize, Arc<Upstream>>,
     checks: HashMap<CheckKey, AbortHandle>,
     background: Vec<AbortHandle>,
-    round: u64,
-}
-
-#[derive(Debug)]
-struct InForce {
-    upstream: Arc<Upstream>,
-    /// The reconciliation that saw it last.
-    round: u64,
 }
 
 /// A node's place among the running checks: the living parts it belongs to.
@@ -63,40 +55,32 @@ impl Runner {
             in_force: HashMap::new(),
             checks: HashMap::new(),
             background: vec![spawn_local(names).abort_handle(), spawn_local(recovery).abort_handle()],
-            round: 0,
         }
     }
 
-    /// The upstreams in force are now these. Those that are new are put in
-    /// force and their checks started; checks of nodes that are gone end; all
-    /// others go on untouched.
-    pub fn reconcile<'a>(&mut self, upstreams: impl IntoIterator<Item = &'a Arc<Upstream>>) {
+    /// Upstreams have come and gone. Those that are new are put in force and
+    /// their checks started; checks of nodes that are gone end, those of nodes
+    /// that a new version has taken over go on. The others are not looked at.
+    pub fn change<'a>(
+        &mut self,
+        new: impl IntoIterator<Item = &'a Arc<Upstream>>,
+        gone: impl IntoIterator<Item = &'a Arc<Upstream>>,
+    ) {
         let now = Instant::now();
-        self.round += 1;
-        let round = self.round;
-        let mut added = Vec::new();
-        for upstream in upstreams {
-            match self.in_force.get_mut(&address(upstream)) {
-                Some(own) => own.round = round,
-                None => {
-                    self.in_force
-                        .insert(address(upstream), InForce { upstream: Arc::clone(upstream), round });
-                    added.push(upstream);
-                }
-            }
-        }
         let mut orphans = HashMap::new();
-        self.in_force.retain(|_, own| {
-            if own.round != round {
-                let keys = check_keys(&own.upstream);
+        for upstream in gone {
+            if self.in_force.remove(&address(upstream)).is_some() {
+                let keys = check_keys(upstream);
                 orphans.extend(keys.filter_map(|(key, ..)| Some((key, self.checks.remove(&key)?))));
             }
-            own.round == round
-        });
-        for upstream in added {
+        }
+        for upstream in new {
+            if self.in_force.insert(address(upstream), Arc::clone(upstream)).is_some() {
+                continue;
+            }
             upstream.adopt(now);
             for (key, line, node) in check_keys(upstream) {
-                let running = orphans.remove(&key).filter(|task| !task.is_finished());
+                let running = orphans.remove(&key).filter(|task: &AbortHandle| !task.is_finished());
                 self.checks.insert(key, running.unwrap_or_else(|| start_check(line, node)));
             }
         }

@@ -15,7 +15,7 @@ fn a_node_without_checks_comes_back_by_connects_in_the_background() {
         let upstream =
             upstream_in(&environment, json!({"scheme": "tcp", "nodes": {address.to_string(): 1}}), None);
         let mut runner = Runner::start(&environment);
-        runner.reconcile([&upstream]);
+        runner.change([&upstream], []);
         fail(&upstream, 0, 0, Failure::Refused);
         assert!(!is_up(&upstream, 0));
         tokio::task::spawn_local(serve_on(TcpListener::bind(address).await.unwrap(), echo));
@@ -46,7 +46,7 @@ fn a_line_is_left_by_the_first_bad_probe_and_taken_back_after_its_hold_down() {
             json!({"active": {"type": "http", "interval": "20ms", "http_path": "/up"}});
         let upstream = upstream_in(&environment, value, None);
         let mut runner = Runner::start(&environment);
-        runner.reconcile([&upstream]);
+        runner.change([&upstream], []);
         assert_eq!(runner.checks(), 1);
         until("a probe is measured", || status(&upstream).lines[0].rtt.rtt_ms.is_some()).await;
         assert!(is_up(&upstream, 0));
@@ -88,7 +88,7 @@ fn a_heartbeat_that_is_answered_keeps_a_line_and_one_that_is_not_loses_it() {
             None,
         );
         let mut runner = Runner::start(&environment);
-        runner.reconcile([&upstream]);
+        runner.change([&upstream], []);
         until("both bad lines are down", || !is_up(&upstream, 1) && !is_up(&upstream, 2)).await;
         assert!(is_up(&upstream, 0));
         let why: Vec<_> = status(&upstream).lines.iter().map(|line| line.why).collect();
@@ -110,7 +110,7 @@ fn passive_checks_alone_bring_a_node_back_on_trial() {
             None,
         );
         let mut runner = Runner::start(&environment);
-        runner.reconcile([&upstream]);
+        runner.change([&upstream], []);
         let answer = |status: u16| {
             upstream
                 .select(0, &mut Tried::default())
@@ -142,15 +142,16 @@ fn only_the_checks_of_what_changed_begin_anew() {
         };
         let (first, second) = (build(1, 1, None), build(2, 1, None));
         let mut runner = Runner::start(&environment);
-        runner.reconcile([&first, &second]);
+        runner.change([&first, &second], []);
         let before = runner.task_ids();
         let changed = build(2, 9, Some(&second));
-        runner.reconcile([&first, &changed]);
+        runner.change([&changed], [&second]);
         assert_eq!(runner.task_ids(), before);
-        runner.reconcile([&build(3, 1, Some(&changed))]);
-        assert_eq!(runner.checks(), 1);
-        assert!(before.is_disjoint(&runner.task_ids()));
-        runner.reconcile([]);
+        let third = build(3, 1, Some(&changed));
+        runner.change([&third], [&changed]);
+        assert_eq!(runner.checks(), 2);
+        assert_eq!(before.intersection(&runner.task_ids()).count(), 1);
+        runner.change([], [&first, &third]);
         assert_eq!(runner.checks(), 0);
     });
 }
