@@ -126,7 +126,9 @@ impl Main {
     fn new(boot: Boot, flags: &cli::Run) -> Result<Self> {
         let fleet_key = boot.fleet_key()?;
         let workers = boot.workers();
-        let counters = Arc::new(Counters::default());
+        let connections_max = limits::connections_max();
+        tracing::info!(connections_max, "as many connections as the descriptors allow");
+        let counters = Arc::new(Counters::with_room(connections_max));
         let metrics = Metrics::new(workers, &boot.node.id);
         let log = LogWriter::start(&boot.log, &boot.node.id).context("cannot open the access log")?;
         let signing_key = fleet_key.as_deref().map(FleetKey::new).transpose().map_err(anyhow::Error::msg)?;

@@ -40,6 +40,8 @@ reasons! {
         Served = "served",
         /// The listener's connection limit was reached.
         TooManyConnections = "too_many_connections",
+        /// The process has as many connections as its descriptors allow.
+        DescriptorsShort = "descriptors_short",
         /// No bytes of the first message came in time.
         FirstByteTimeout = "first_byte_timeout",
         /// The peer closed before it sent anything.
@@ -116,6 +118,9 @@ reasons! {
 /// Counters of everything before the flows. One for the process.
 #[derive(Debug)]
 pub struct Counters {
+    /// Connections the process may have open at once.
+    open_max: u64,
+    open: AtomicU64,
     accepted: AtomicU64,
     accept_errors: AtomicU64,
     handed_over: AtomicU64,
@@ -128,7 +133,18 @@ pub struct Counters {
 
 impl Default for Counters {
     fn default() -> Self {
+        Self::with_room(u64::MAX)
+    }
+}
+
+impl Counters {
+    /// Counters of a process that may have `open_max` connections open at once,
+    /// over all listeners.
+    #[must_use]
+    pub fn with_room(open_max: u64) -> Self {
         Self {
+            open_max,
+            open: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
@@ -146,9 +162,12 @@ fn up(counter: &AtomicU64) {
 }
 
 impl Counters {
-    /// A connection was accepted.
-    pub fn accept(&self) {
+    /// A connection was accepted; says whether there is room for it. It is
+    /// [closed](Self::close) in any case.
+    #[must_use]
+    pub fn accept(&self) -> bool {
         up(&self.accepted);
+        self.open.fetch_add(1, Ordering::Relaxed) < self.open_max
     }
 
     /// Accepting failed, as for want of descriptors.
@@ -163,6 +182,7 @@ impl Counters {
 
     /// A connection ended.
     pub fn close(&self, reason: CloseReason) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
         up(&self.closed[reason as usize]);
     }
 

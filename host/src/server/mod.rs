@@ -153,14 +153,16 @@ impl<F: Flows> Inner<F> {
     /// A connection that came in here: refused over the limit, handed over if
     /// another worker has clearly less to do, else begun.
     fn arrive(self: &Rc<Self>, raw: Raw) {
-        self.counters.accept();
-        if !raw.listener.admit() {
+        let has_room = self.counters.accept();
+        if !has_room || !raw.listener.admit() {
+            let reason =
+                if has_room { CloseReason::TooManyConnections } else { CloseReason::DescriptorsShort };
             // The peer sees a reset at once instead of waiting for nothing;
             // the kernel keeps no state of it either.
             let _ = raw.tcp.set_zero_linger();
-            self.counters.close(CloseReason::TooManyConnections);
+            self.counters.close(reason);
             let client = client_of(raw.peer, raw.local);
-            self.flows.refused(&client, &raw.listener, CloseReason::TooManyConnections, raw.started);
+            self.flows.refused(&client, &raw.listener, reason, raw.started);
             return;
         }
         match self.place.hand_over(raw) {

@@ -98,8 +98,13 @@ struct Edge {
 
 impl Edge {
     fn new(flows: Tell) -> Self {
+        Self::with_room(flows, u64::MAX)
+    }
+
+    /// In a process that may have this many connections.
+    fn with_room(flows: Tell, open_max: u64) -> Self {
         let (tasks, buffers) = (Tasks::new(), BufferPool::default());
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::with_room(open_max));
         let seat = seats(1).remove(0);
         let server = Server::new(flows.clone(), tasks.clone(), buffers.clone(), Arc::clone(&counters), seat);
         let listeners = RefCell::new(Listeners::new(1, Inherited::default()));
@@ -363,6 +368,21 @@ fn connections_over_the_limit_are_reset_and_others_served() {
         edge.until("room", || edge.server.connections() == 1).await;
         let (_, told) = say(address, &[]).await;
         assert!(told.starts_with("tcp"), "{told}");
+    });
+}
+
+#[test]
+fn a_process_short_of_descriptors_takes_no_more_than_it_can_serve() {
+    on_worker(async {
+        let edge = Edge::with_room(Tell::default(), 1);
+        let address = edge.set(serde_json::json!({"protocol": "tcp"}));
+        let (first, told) = say(address, &[]).await;
+        assert!(told.starts_with("tcp"), "{told}");
+        assert_eq!(say(address, &[]).await.1, "");
+        assert_eq!(edge.counters.closed(CloseReason::DescriptorsShort), 1);
+        drop(first);
+        edge.until("room", || edge.server.connections() == 0).await;
+        assert!(say(address, &[]).await.1.starts_with("tcp"));
     });
 }
 

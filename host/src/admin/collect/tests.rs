@@ -97,7 +97,7 @@ fn connections_are_shown_in_the_words_of_nginx() {
     let metrics = Metrics::new(1, "n");
     metrics.worker(0).request_started();
     for _ in 0..3 {
-        counters.accept();
+        assert!(counters.accept());
     }
     counters.close(CloseReason::Served);
     counters.handshake(true);
