@@ -14,7 +14,7 @@ use crate::message::{Client, FrameFields, ResponseHead, RouteLabels, Stage, Subj
 use crate::route::Expression;
 
 use super::build::{BuildContext, ChainKind, FieldError};
-use super::exchange::{ConnectionScope, Exchange};
+use super::exchange::{ConnectionScope, Exchange, FilterNote};
 use super::plugins::{self, Filter, Phase};
 use super::verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
 
@@ -204,8 +204,14 @@ impl Chain {
             }
             match link.filter.connection(&subject, scope) {
                 ConnectionVerdict::Continue => {}
-                ConnectionVerdict::Delay(more) => wait += more,
-                close => return close,
+                ConnectionVerdict::Delay(more) => {
+                    wait += more;
+                    scope.note(FilterNote { plugin: link.name, verdict: "delay", reason: "" });
+                }
+                ConnectionVerdict::Close(reason) => {
+                    scope.note(FilterNote { plugin: link.name, verdict: "close", reason });
+                    return ConnectionVerdict::Close(reason);
+                }
             }
         }
         if wait.is_zero() { ConnectionVerdict::Continue } else { ConnectionVerdict::Delay(wait) }
@@ -215,7 +221,14 @@ impl Chain {
     /// decides; of several delays the longest counts.
     #[must_use]
     pub fn on_frame(&self, context: &FrameContext<'_>) -> FrameVerdict {
+        self.judge_frame(context).0
+    }
+
+    /// The same, and the name of the plugin that decided; empty where all let it pass.
+    #[must_use]
+    pub fn judge_frame(&self, context: &FrameContext<'_>) -> (FrameVerdict, &'static str) {
         let mut wait = Duration::ZERO;
+        let mut by = "";
         let subject = Subject::of_frame(context.client, context.labels, context.frame);
         for link in self.frame.iter().map(|place| &self.links[usize::from(*place)]) {
             if link.condition.as_ref().is_some_and(|condition| !condition.holds(&subject)) {
@@ -223,11 +236,12 @@ impl Chain {
             }
             match link.filter.frame(&subject, context.now) {
                 FrameVerdict::Pass => {}
-                FrameVerdict::Delay(more) => wait = wait.max(more),
-                verdict => return verdict,
+                FrameVerdict::Delay(more) if more > wait => (wait, by) = (more, link.name),
+                FrameVerdict::Delay(_) => {}
+                verdict => return (verdict, link.name),
             }
         }
-        if wait.is_zero() { FrameVerdict::Pass } else { FrameVerdict::Delay(wait) }
+        (if wait.is_zero() { FrameVerdict::Pass } else { FrameVerdict::Delay(wait) }, by)
     }
 
     /// Whether a filter is left out for this exchange by its `_meta.filter`,

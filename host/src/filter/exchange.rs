@@ -49,7 +49,7 @@ fn hex(digit: u8) -> u8 {
 pub struct FilterNote {
     /// The plugin.
     pub plugin: &'static str,
-    /// `reject`, `respond`, `delay` and the like.
+    /// `deny`, `respond`, `delay` and the like; `docs/observability.md` has them.
     pub verdict: &'static str,
     /// Code of the reason.
     pub reason: &'static str,
@@ -104,6 +104,7 @@ pub struct Exchange {
 
 impl Exchange {
     /// A request that has just been read.
+    #[inline]
     #[must_use]
     pub fn new(request: RequestHead, client: Arc<Client>, client_ip: IpAddr, started: Instant) -> Self {
         let (original_authority, path, query) = request.spans();
@@ -211,4 +212,23 @@ impl Drop for Exchange {
 #[derive(Debug, Default)]
 pub struct ConnectionScope {
     pub(super) slots: SmallVec<[ConcurrencySlot; 1]>,
+    notes: SmallVec<[FilterNote; 1]>,
+}
+
+/// Different notes of one connection; further ones are left out of its line.
+const CONNECTION_NOTES_MAX: usize = 8;
+
+impl ConnectionScope {
+    /// What filters decided about the connection and its frames, each once.
+    #[must_use]
+    pub fn notes(&self) -> &[FilterNote] {
+        &self.notes
+    }
+
+    /// Notes a decision, unless the like of it was noted before.
+    pub fn note(&mut self, note: FilterNote) {
+        if self.notes.len() < CONNECTION_NOTES_MAX && !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
 }

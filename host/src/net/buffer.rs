@@ -125,6 +125,31 @@ impl BufferPool {
         self.0.common.borrow().len() + self.0.bulk.borrow().len() + self.0.large.borrow().len()
     }
 
+    /// [`poll_fill`](Self::poll_fill) for bytes that are passed on as they come.
+    /// `is_fast` says that the read before took a common buffer whole; the next
+    /// one then gets a bulk buffer, if `may_grow` allows, so that it is short and
+    /// none is made in vain to find the socket empty.
+    ///
+    /// # Errors
+    /// As [`poll_fill`](Self::poll_fill).
+    pub fn poll_fill_fast<R: AsyncRead + Unpin>(
+        &self,
+        slot: &mut Option<LeasedBuffer>,
+        context: &mut Context<'_>,
+        reader: &mut R,
+        is_fast: &mut bool,
+        may_grow: bool,
+    ) -> Poll<io::Result<usize>> {
+        if *is_fast && may_grow && slot.is_none() {
+            *slot = Some(self.lease_bulk());
+        }
+        let outcome = self.poll_fill(slot, context, reader);
+        if let Poll::Ready(Ok(count)) = outcome {
+            *is_fast = count >= self.0.limits.common_bytes;
+        }
+        outcome
+    }
+
     /// The pool's sizes.
     #[must_use]
     pub fn limits(&self) -> &BufferLimits {
@@ -238,6 +263,12 @@ impl LeasedBuffer {
     #[must_use]
     pub fn is_at_end(&self) -> bool {
         self.end == self.memory.len()
+    }
+
+    /// Whether it is larger than the common size.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        self.memory.len() > self.pool.limits.common_bytes
     }
 
     /// Whether this is of the large size already, so that [`grow`](Self::grow) gains nothing.
@@ -406,6 +437,27 @@ mod tests {
         let count = poll_fn(|context| pool.poll_fill(&mut slot, context, &mut near)).await.unwrap();
         assert_eq!(count, 5);
         assert_eq!(slot.as_deref(), Some(&b"hello"[..]));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_took_a_buffer_whole_is_followed_by_a_larger_one() {
+        let pool = small();
+        let (mut near, mut far) = tokio::io::duplex(64);
+        let (mut slot, mut is_fast) = (None, false);
+        for (sent, read, capacity) in [(8, 8, 8), (10, 10, 24), (3, 3, 24), (3, 3, 8)] {
+            far.write_all(&vec![1; sent]).await.unwrap();
+            let fill =
+                poll_fn(|context| pool.poll_fill_fast(&mut slot, context, &mut near, &mut is_fast, true));
+            assert_eq!(fill.await.unwrap(), read);
+            assert_eq!(slot.take().unwrap().capacity(), capacity);
+        }
+        is_fast = true;
+        far.write_all(b"01234567").await.unwrap();
+        poll_fn(|context| pool.poll_fill_fast(&mut slot, context, &mut near, &mut is_fast, false))
+            .await
+            .unwrap();
+        assert_eq!(slot.take().unwrap().capacity(), 8);
+        assert_eq!(pool.lent(), 0);
     }
 
     #[tokio::test]

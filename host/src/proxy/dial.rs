@@ -53,12 +53,14 @@ impl Link {
 }
 
 /// Connects to a node of `upstream`, for a client that `subject` describes.
-/// `None` when none of those not yet `tried` could be reached.
+/// `None` when none of those not yet `tried` could be reached. `limit` is for
+/// one connect; the upstream's own when there is none.
 pub(super) async fn dial(
     worker: &Worker,
     upstream: &Upstream,
     subject: &Subject<'_>,
     tried: &mut Tried,
+    limit: Option<Duration>,
 ) -> Option<Link> {
     let client = subject.client;
     let hash = upstream.hash_key(subject);
@@ -74,7 +76,7 @@ pub(super) async fn dial(
             client: Some(client),
             path: path.as_deref(),
             alpn: Alpn::None,
-            timeout: None,
+            timeout: limit,
         };
         let dialled = Instant::now();
         match connect(&target, &request).await {

@@ -25,11 +25,20 @@ pub struct RelayLimits {
     pub idle_timeout: Duration,
     /// The longest time without a byte once one side has ended.
     pub half_close_timeout: Duration,
+    /// The longest time the first stream may take nothing of what waits for it.
+    pub first_send_timeout: Duration,
+    /// The same of the second stream.
+    pub second_send_timeout: Duration,
 }
 
 impl Default for RelayLimits {
     fn default() -> Self {
-        Self { idle_timeout: Duration::from_secs(600), half_close_timeout: Duration::from_secs(60) }
+        Self {
+            idle_timeout: Duration::from_secs(600),
+            half_close_timeout: Duration::from_secs(60),
+            first_send_timeout: Duration::from_secs(60),
+            second_send_timeout: Duration::from_secs(60),
+        }
     }
 }
 
@@ -60,6 +69,8 @@ pub enum RelayEnd {
     Idle,
     /// One side had ended and the other brought nothing more in time.
     HalfCloseTimeout,
+    /// A side took nothing of what waited for it. The caller resets it: bytes are missing.
+    Stalled(Side),
     /// A side's socket failed. The caller resets the other one, so that the cut shows.
     Failed(Side, io::Error),
     /// The caller's stop signal came.
@@ -74,6 +85,8 @@ impl RelayEnd {
             Self::Closed => "closed",
             Self::Idle => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
+            Self::Stalled(Side::First) => "client_stalled",
+            Self::Stalled(Side::Second) => "upstream_stalled",
             Self::Failed(Side::First, _) => "downstream_failed",
             Self::Failed(Side::Second, _) => "upstream_failed",
             Self::Stopped => "stopped",
@@ -116,8 +129,11 @@ where
             return Poll::Ready(RelayEnd::Stopped);
         }
         let before = counters.forward.get() + counters.backward.get();
-        let to_second = forward.poll(context, first, second, pool, &counters.forward);
-        let to_first = backward.poll(context, second, first, pool, &counters.backward);
+        // A relay that is stuck both ways holds one large buffer at most.
+        let may_grow = !backward.holds_bulk();
+        let to_second = forward.poll(context, first, second, pool, &counters.forward, may_grow);
+        let may_grow = !forward.holds_bulk();
+        let to_first = backward.poll(context, second, first, pool, &counters.backward, may_grow);
         match (to_second, to_first) {
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Closed),
             (Poll::Ready(Err(fault)), _) => return Poll::Ready(fault.end(Side::First, Side::Second)),
@@ -127,15 +143,23 @@ where
         if counters.forward.get() + counters.backward.get() != before {
             idle_since = Instant::now();
         }
+        forward.note_blocking(counters.forward.get());
+        backward.note_blocking(counters.backward.get());
         let half_closed = forward.is_done() || backward.is_done();
         let (limit, end) = match half_closed {
             false => (limits.idle_timeout, RelayEnd::Idle),
             true => (limits.half_close_timeout, RelayEnd::HalfCloseTimeout),
         };
-        if limit.is_zero() {
-            return Poll::Pending;
-        }
-        timer.poll_until(context, idle_since + limit).map(|()| end)
+        let due = [
+            (Some(idle_since), limit, end),
+            (forward.blocked_since, limits.second_send_timeout, RelayEnd::Stalled(Side::Second)),
+            (backward.blocked_since, limits.first_send_timeout, RelayEnd::Stalled(Side::First)),
+        ];
+        let limited = due.into_iter().filter(|(since, limit, _)| since.is_some() && !limit.is_zero());
+        let nearest =
+            limited.filter_map(|(since, limit, end)| Some((since? + limit, end))).min_by_key(|(at, _)| *at);
+        let Some((at, end)) = nearest else { return Poll::Pending };
+        timer.poll_until(context, at).map(|()| end)
     })
     .await
 }
@@ -169,15 +193,41 @@ struct Direction {
     buffer: Option<LeasedBuffer>,
     phase: Phase,
     unflushed: bool,
+    /// The last read took a common buffer whole.
+    is_fast: bool,
+    /// Since when the sink takes nothing, and how much it had taken by then.
+    blocked_since: Option<Instant>,
+    taken: u64,
 }
 
 impl Direction {
     fn new(pending: Option<LeasedBuffer>) -> Self {
-        Self { buffer: pending.filter(|buffer| !buffer.is_empty()), phase: Phase::Open, unflushed: false }
+        Self {
+            buffer: pending.filter(|buffer| !buffer.is_empty()),
+            phase: Phase::Open,
+            unflushed: false,
+            is_fast: false,
+            blocked_since: None,
+            taken: 0,
+        }
     }
 
     fn is_done(&self) -> bool {
         self.phase == Phase::Done
+    }
+
+    fn holds_bulk(&self) -> bool {
+        self.buffer.as_ref().is_some_and(LeasedBuffer::is_bulk)
+    }
+
+    /// Takes note, after a poll, whether bytes wait for the sink.
+    fn note_blocking(&mut self, moved: u64) {
+        if self.buffer.is_none() {
+            self.blocked_since = None;
+        } else if self.blocked_since.is_none() || moved != self.taken {
+            self.blocked_since = Some(Instant::now());
+        }
+        self.taken = moved;
     }
 
     /// Moves what it can; ready when the source's end was passed on.
@@ -188,6 +238,7 @@ impl Direction {
         sink: &mut W,
         pool: &BufferPool,
         moved: &Cell<u64>,
+        may_grow: bool,
     ) -> Poll<Result<(), Fault>>
     where
         R: AsyncRead + Unpin,
@@ -203,18 +254,21 @@ impl Direction {
                     ready!(Pin::new(&mut *sink).poll_shutdown(context)).map_err(Fault::Write)?;
                     self.phase = Phase::Done;
                 }
-                Phase::Open => match pool.poll_fill(&mut self.buffer, context, source) {
-                    Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
-                    Poll::Ready(Ok(_)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Read(error))),
-                    Poll::Pending => {
-                        if self.unflushed {
-                            ready!(Pin::new(&mut *sink).poll_flush(context)).map_err(Fault::Write)?;
-                            self.unflushed = false;
+                Phase::Open => {
+                    match pool.poll_fill_fast(&mut self.buffer, context, source, &mut self.is_fast, may_grow)
+                    {
+                        Poll::Ready(Ok(0)) => self.phase = Phase::Ending,
+                        Poll::Ready(Ok(_)) => {}
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(Fault::Read(error))),
+                        Poll::Pending => {
+                            if self.unflushed {
+                                ready!(Pin::new(&mut *sink).poll_flush(context)).map_err(Fault::Write)?;
+                                self.unflushed = false;
+                            }
+                            return Poll::Pending;
                         }
-                        return Poll::Pending;
                     }
-                },
+                }
             }
         }
     }
@@ -306,6 +360,29 @@ mod tests {
                 relay(&mut near, &mut far, Pending::default(), &pool, limits, &counters, pending()).await;
             assert_eq!(end.reason(), expected);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_takes_nothing_is_ended_though_it_sends() {
+        let (mut left, mut near, mut right, mut far) = joined();
+        let pool = BufferPool::default();
+        let counters = RelayCounters::default();
+        let limits = RelayLimits { first_send_timeout: Duration::from_secs(5), ..RelayLimits::default() };
+        let run = relay(&mut near, &mut far, Pending::default(), &pool, limits, &counters, pending());
+        let peers = async {
+            let flood = async {
+                let _ = right.write_all(&[7; 100_000]).await;
+            };
+            let chatter = async {
+                loop {
+                    let _ = left.write_all(b"still here").await;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            tokio::join!(flood, chatter)
+        };
+        let end = tokio::select! { end = run => end, _ = peers => unreachable!("they never end") };
+        assert_eq!(end.reason(), "client_stalled");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
+use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout};
 use tokio_util::either::Either;
@@ -26,12 +27,12 @@ use super::tlv::random_share;
 use super::worker::{SharedWorker, Worker};
 use super::{stream_route, tlv};
 use crate::config::objects::{OnChange, Protocol};
-use crate::filter::{ConnectionScope, ConnectionVerdict};
+use crate::filter::{ConnectionScope, ConnectionVerdict, FilterNote};
 use crate::message::{Client, Subject};
 use crate::net::{Accepted, Drain, LazyTimer, LeasedBuffer, Listener, Stream};
-use crate::observe::{ConnectionRecord, ReasonFamily, Times, UpstreamRecord};
+use crate::observe::{ConnectionRecord, ReasonFamily, Times, UpstreamRecord, VerdictRecord};
 use crate::snapshot::{StreamFlow, StreamRoute};
-use crate::upstream::{Tried, relay as go_on, via};
+use crate::upstream::{Timeouts, Tried, relay as go_on, via};
 
 /// How long before a drain's deadline every connection has been closed.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
@@ -80,6 +81,8 @@ struct Ledger {
     attempts: u32,
     started: Instant,
     counters: RelayCounters,
+    /// What filters hold while the connection lives, and have decided.
+    scope: ConnectionScope,
     reason: &'static str,
 }
 
@@ -105,6 +108,7 @@ impl Ledger {
             attempts: 0,
             started: accepted.started,
             counters: RelayCounters::default(),
+            scope: ConnectionScope::default(),
             // However the task ends, this is what it says unless it knows better.
             reason: "aborted",
         }
@@ -137,6 +141,10 @@ impl Drop for Ledger {
             (upstream.line, upstream.node) = (&link.line, link.node);
         }
         upstream.attempts = self.attempts;
+        let verdicts = verdicts(Some(&self.scope));
+        for verdict in &verdicts {
+            metrics.verdict(verdict.plugin, verdict.verdict);
+        }
         self.worker.log.connection(&ConnectionRecord {
             client: &self.client,
             listener: self.listener.id.as_str(),
@@ -154,7 +162,7 @@ impl Drop for Ledger {
                 ..Times::default()
             },
             reason: self.reason,
-            verdicts: &[],
+            verdicts: &verdicts,
             request_id: "",
         });
     }
@@ -167,8 +175,7 @@ async fn serve_route(worker: SharedWorker, route: Option<Arc<StreamRoute>>, acce
         accepted.stream.abort();
         return;
     };
-    let mut scope = ConnectionScope::default();
-    if let Err(code) = admit(&route, &accepted.client, &mut scope).await {
+    if let Err(code) = admit(&route, &accepted.client, &mut ledger.scope).await {
         ledger.reason = code;
         accepted.stream.abort();
         return;
@@ -179,12 +186,23 @@ async fn serve_route(worker: SharedWorker, route: Option<Arc<StreamRoute>>, acce
         return;
     };
     let Accepted { stream, listener, first, drain, .. } = accepted;
-    let limits =
-        RelayLimits { idle_timeout: listener.object.idle_timeout(), half_close_timeout: HALF_CLOSE_TIMEOUT };
-    let orders = orders(Rc::clone(&worker), route, drain);
+    let limits = relay_limits(&listener, route.timeouts.as_ref());
+    let orders = orders(Rc::clone(&worker), route, drain, ledger.started);
     ledger.reason = pipe(&worker, stream, link.stream, first, limits, &ledger.counters, orders).await;
     // The node counts as in use until here.
     drop(link.target);
+}
+
+/// The listener's limits, and the route's own towards the node in their place.
+fn relay_limits(listener: &Listener, own: Option<&Timeouts>) -> RelayLimits {
+    let object = &listener.object;
+    let said = |limit: Option<Duration>, other| limit.filter(|limit| !limit.is_zero()).unwrap_or(other);
+    RelayLimits {
+        idle_timeout: said(own.map(|own| own.read), object.idle_timeout()),
+        half_close_timeout: HALF_CLOSE_TIMEOUT,
+        first_send_timeout: object.limits.send_timeout,
+        second_send_timeout: said(own.map(|own| own.send), object.limits.send_timeout),
+    }
 }
 
 /// How long one side may bring nothing once the other has ended.
@@ -209,6 +227,23 @@ pub(super) async fn admit(
     }
 }
 
+/// What the connection's line says of its filters.
+pub(super) fn verdicts(scope: Option<&ConnectionScope>) -> SmallVec<[VerdictRecord<'static>; 2]> {
+    let notes = scope.map(ConnectionScope::notes).unwrap_or_default();
+    let record = |note: &FilterNote| VerdictRecord {
+        plugin: note.plugin,
+        verdict: note.verdict,
+        reason: note.reason,
+        ..VerdictRecord::default()
+    };
+    notes.iter().map(record).collect()
+}
+
+/// How long one connect may take, where the route says so; 0 leaves it to the upstream.
+pub(super) fn connect_limit(route: &StreamRoute) -> Option<Duration> {
+    route.timeouts.map(|timeouts| timeouts.connect).filter(|limit| !limit.is_zero())
+}
+
 async fn reach(
     worker: &Worker,
     route: &StreamRoute,
@@ -222,7 +257,7 @@ async fn reach(
         ..Subject::of_client(&accepted.client)
     };
     let mut tried = Tried::default();
-    let link = dial(worker, upstream, &subject, &mut tried).await;
+    let link = dial(worker, upstream, &subject, &mut tried, connect_limit(route)).await;
     match &link {
         Some(link) => ledger.reached(link, tried.len()),
         None => ledger.attempts = u32::try_from(tried.len()).unwrap_or(u32::MAX),
@@ -248,6 +283,10 @@ async fn pipe(
         // A cut must not look like an orderly end to the other side.
         RelayEnd::Failed(Side::First, _) => up.abort(),
         RelayEnd::Failed(Side::Second, _) => down.abort(),
+        RelayEnd::Stalled(_) => {
+            up.abort();
+            down.abort();
+        }
         RelayEnd::Stopped => return stopped,
         _ => {}
     }
@@ -255,7 +294,13 @@ async fn pipe(
 }
 
 /// Ready with the reason once drain or configuration want the connection to end.
-fn orders(worker: SharedWorker, route: Arc<StreamRoute>, drain: Drain) -> impl Future<Output = &'static str> {
+fn orders(
+    worker: SharedWorker,
+    route: Arc<StreamRoute>,
+    drain: Drain,
+    started: Instant,
+) -> impl Future<Output = &'static str> {
+    let total = route.timeouts.as_ref().and_then(|own| own.total).map(|total| started + total);
     let mut revision = worker.snapshot().revision;
     let mut ending: Option<(Instant, &'static str)> = None;
     let mut timer = LazyTimer::new();
@@ -278,7 +323,8 @@ fn orders(worker: SharedWorker, route: Arc<StreamRoute>, drain: Drain) -> impl F
                 }
             }
         }
-        match ending {
+        let over = total.map(|at| (at, "session_timeout"));
+        match ending.into_iter().chain(over).min_by_key(|(at, _)| *at) {
             Some((at, reason)) => timer.poll_until(context, at).map(|()| reason),
             None => Poll::Pending,
         }
@@ -335,8 +381,7 @@ async fn serve_way(worker: SharedWorker, mut accepted: Accepted) {
     }
     // What came behind the header moves to a buffer of the common size, if it fits.
     let first = (!buffer.is_empty()).then_some(buffer);
-    let limits =
-        RelayLimits { idle_timeout: listener.object.idle_timeout(), half_close_timeout: HALF_CLOSE_TIMEOUT };
+    let limits = relay_limits(&listener, None);
     let mut timer = LazyTimer::new();
     let mut ending = None;
     let stop = poll_fn(|context| {

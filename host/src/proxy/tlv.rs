@@ -91,6 +91,8 @@ struct Flow {
     end: Option<End>,
     /// The rest of the large frame that is passing is thrown away.
     discards: bool,
+    /// The last read took a common buffer whole.
+    is_fast: bool,
     /// The sink holds bytes that need a flush.
     unflushed: bool,
     /// The source's end was passed on.
@@ -135,7 +137,7 @@ struct Session<H: Host> {
     recovery: Option<Box<Recovery>>,
     notices: Option<Box<Notices>>,
     held: Option<Box<Held>>,
-    /// What filters hold for the connection while it lives.
+    /// What filters hold for the connection while it lives, and have decided.
     scope: Option<Box<ConnectionScope>>,
     attempts: u32,
     /// The first frame has come and was welcome.
@@ -196,10 +198,14 @@ impl<H: Host> Session<H> {
         if self.route.chain.sees_connections() {
             let mut scope = Box::<ConnectionScope>::default();
             let route = Arc::clone(&self.route);
-            if let Err(code) = Box::pin(super::tcp::admit(&route, &self.client, &mut scope)).await {
-                return CloseReason::Filter(code);
+            let admitted = Box::pin(super::tcp::admit(&route, &self.client, &mut scope)).await;
+            for note in scope.notes() {
+                self.host.metrics().verdict(note.plugin, note.verdict);
             }
             self.scope = Some(scope);
+            if let Err(code) = admitted {
+                return CloseReason::Filter(code);
+            }
         }
         if !self.settings.is_client_first()
             && let Err(reason) = Box::pin(self.connect()).await
@@ -262,6 +268,7 @@ impl<H: Host> Session<H> {
         let user = self.user.map(|user| user.to_string()).unwrap_or_default();
         let upstream = self.up.as_ref().map(Link::record).unwrap_or_default();
         let id = self.route.upstream.as_deref().map_or("", |upstream| &upstream.id);
+        let verdicts = super::tcp::verdicts(self.scope.as_deref());
         self.host.log_connection(&ConnectionRecord {
             client: &self.client,
             listener: self.listener.id.as_str(),
@@ -279,7 +286,7 @@ impl<H: Host> Session<H> {
                 ..Times::default()
             },
             reason: reason.code(),
-            verdicts: &[],
+            verdicts: &verdicts,
             request_id: "",
         });
     }

@@ -24,6 +24,8 @@ pub enum CloseReason {
     HeartbeatMissed,
     /// The client took nothing of what waits for it.
     ClientStalled,
+    /// It lasted for the whole time its route gives it.
+    SessionTimeout,
     /// One side ended, the other went on for too long.
     HalfCloseTimeout,
     /// The route has no upstream, or none of its nodes could be reached.
@@ -68,6 +70,7 @@ impl CloseReason {
             Self::IdleTimeout => "idle_timeout",
             Self::HeartbeatMissed => "heartbeat_missed",
             Self::ClientStalled => "client_stalled",
+            Self::SessionTimeout => "session_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::NoUpstream => "no_upstream",
             Self::UpstreamClosed => "upstream_closed",

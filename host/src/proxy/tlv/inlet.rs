@@ -22,6 +22,14 @@ pub(super) struct Inlet {
     gathered: Option<Box<Vec<u8>>>,
 }
 
+/// How large a buffer a read is given.
+pub(super) struct Pace<'a> {
+    /// Whether the read before took a common buffer whole.
+    pub(super) is_fast: &'a mut bool,
+    /// Whether this one may have a larger buffer.
+    pub(super) may_grow: bool,
+}
+
 impl Inlet {
     /// With bytes that were read already.
     pub(super) fn new(first: Option<LeasedBuffer>) -> Self {
@@ -36,6 +44,11 @@ impl Inlet {
             (None, Some(buffer)) => buffer.filled(),
             (None, None) => &[],
         }
+    }
+
+    /// Whether what waits lies in more than a common buffer.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.buffer.as_ref().is_some_and(LeasedBuffer::is_bulk)
     }
 
     /// Whether nothing waits.
@@ -76,6 +89,7 @@ impl Inlet {
         pool: &BufferPool,
         reader: &mut R,
         need: usize,
+        pace: Pace<'_>,
     ) -> Poll<io::Result<usize>> {
         if self.gathered.is_none()
             && let Some(buffer) = &mut self.buffer
@@ -89,7 +103,8 @@ impl Inlet {
                 self.buffer = None;
             }
         }
-        let count = ready!(pool.poll_fill(&mut self.buffer, context, reader))?;
+        let Pace { is_fast, may_grow } = pace;
+        let count = ready!(pool.poll_fill_fast(&mut self.buffer, context, reader, is_fast, may_grow))?;
         if let (Some(gathered), Some(buffer)) = (&mut self.gathered, &mut self.buffer) {
             let wanted = need.saturating_sub(gathered.len()).min(buffer.len());
             gathered.extend_from_slice(&buffer.filled()[..wanted]);
@@ -114,7 +129,12 @@ mod tests {
         let mut reader = &bytes[..];
         let mut inlet = Inlet::default();
         while inlet.front().len() < 30_000 {
-            poll_fn(|context| inlet.poll_fill(context, &pool, &mut reader, 30_000)).await.unwrap();
+            poll_fn(|context| {
+                let pace = Pace { is_fast: &mut false, may_grow: true };
+                inlet.poll_fill(context, &pool, &mut reader, 30_000, pace)
+            })
+            .await
+            .unwrap();
         }
         assert_eq!(inlet.front(), &bytes[..30_000]);
         inlet.consume(30_000);
@@ -122,7 +142,13 @@ mod tests {
         assert_eq!(inlet.front(), &bytes[30_000..seen]);
         while seen < bytes.len() {
             inlet.consume(inlet.front().len());
-            seen += poll_fn(|context| inlet.poll_fill(context, &pool, &mut reader, 0)).await.unwrap();
+            let mut is_fast = true;
+            seen += poll_fn(|context| {
+                let pace = Pace { is_fast: &mut is_fast, may_grow: true };
+                inlet.poll_fill(context, &pool, &mut reader, 0, pace)
+            })
+            .await
+            .unwrap();
         }
         inlet.consume(inlet.front().len());
         assert!(inlet.is_empty());

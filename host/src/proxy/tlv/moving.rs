@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::inlet::Pace;
 use super::recovery::Facts;
 use super::scan::facts;
 use super::timing::random_share;
@@ -188,7 +189,10 @@ impl<H: Host> Session<H> {
                 }
                 Ok(Piece::More { need }) => {
                     let pool = self.host.buffers();
-                    let fill = poll_fn(|context| flow.inlet.poll_fill(context, pool, &mut link.stream, need));
+                    let fill = poll_fn(|context| {
+                        let pace = Pace { is_fast: &mut flow.is_fast, may_grow: false };
+                        flow.inlet.poll_fill(context, pool, &mut link.stream, need, pace)
+                    });
                     if fill.await? == 0 {
                         return Err(Fault::Node);
                     }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use super::inlet::Pace;
 use super::scan::Scanned;
 use super::{CloseReason, End, Flow, Host, Session};
 use crate::net::Stream;
@@ -76,8 +77,11 @@ impl<H: Host> Session<H> {
             if self.inward.is_ended().is_some() {
                 return self.poll_inward_end(context);
             }
+            // A session that is stuck both ways holds one large buffer at most.
+            let may_grow = !self.outward.inlet.is_bulk();
             let (need, flow) = (self.inward.need, &mut self.inward);
-            match flow.inlet.poll_fill(context, self.host.buffers(), &mut self.down, need) {
+            let pace = Pace { is_fast: &mut flow.is_fast, may_grow };
+            match flow.inlet.poll_fill(context, self.host.buffers(), &mut self.down, need, pace) {
                 Poll::Pending => return self.poll_flush_up(context),
                 Poll::Ready(Ok(0)) => flow.end = Some(End::Closed),
                 Poll::Ready(Ok(count)) => {
@@ -122,9 +126,11 @@ impl<H: Host> Session<H> {
             if let Some(end) = self.outward.is_ended() {
                 return Poll::Ready(self.upstream_ended(end));
             }
+            let may_grow = !self.inward.inlet.is_bulk();
             let (need, flow) = (self.outward.need, &mut self.outward);
             let Some(link) = &mut self.up else { return self.poll_flush_down(context) };
-            match flow.inlet.poll_fill(context, self.host.buffers(), &mut link.stream, need) {
+            let pace = Pace { is_fast: &mut flow.is_fast, may_grow };
+            match flow.inlet.poll_fill(context, self.host.buffers(), &mut link.stream, need, pace) {
                 Poll::Pending if self.write_failed => flow.end = Some(End::Broken),
                 Poll::Pending => return self.poll_flush_down(context),
                 Poll::Ready(Ok(0)) => flow.end = Some(End::Closed),

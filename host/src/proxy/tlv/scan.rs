@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::recovery::Facts;
 use super::{CloseReason, End, Flow, Host, Session};
 use crate::config::objects::HeartbeatMode;
-use crate::filter::{FrameContext, FrameVerdict};
+use crate::filter::{FilterNote, FrameContext, FrameVerdict};
 use crate::frame::{Frame, FrameField, FrameFormat, Piece};
 use crate::message::{FrameFields, FrameRole};
 use crate::observe::{BlockedRecord, VerdictRecord};
@@ -32,6 +32,8 @@ pub(super) enum Scanned {
 #[derive(Debug)]
 pub(super) struct Held {
     fate: Fate,
+    /// The plugin that decided; empty where the route did.
+    plugin: &'static str,
     facts: Facts,
     /// Bytes of it that are here.
     bytes: usize,
@@ -151,9 +153,9 @@ impl<H: Host> Session<H> {
                 Piece::Part { bytes, last } => (bytes.len(), Err(last)),
                 Piece::Frame(frame) => {
                     let facts = facts(&settings.format, frame.head());
-                    let fate = decide(self, &frame, facts);
+                    let (fate, plugin) = decide(self, &frame, facts).unzip();
                     let user = settings.format.user().map(|field| field.read(frame.head()));
-                    (frame.bytes().len(), Ok((facts, fate, user, !frame.is_whole())))
+                    (frame.bytes().len(), Ok((facts, fate.zip(plugin), user, !frame.is_whole())))
                 }
             };
             self.inward.decoder = decoder;
@@ -165,11 +167,11 @@ impl<H: Host> Session<H> {
                 Err(_) => self.inward.ready += bytes,
                 Ok((facts, fate, user, is_head)) => {
                     self.saw_frame(facts, user);
-                    let Some(fate) = fate else {
+                    let Some((fate, plugin)) = fate else {
                         self.inward.ready += bytes;
                         continue;
                     };
-                    self.held = Some(Box::new(Held { fate, facts, bytes, is_head, until: None }));
+                    self.held = Some(Box::new(Held { fate, plugin, facts, bytes, is_head, until: None }));
                     return if ready > 0 { Scanned::Progress } else { self.decide_held() };
                 }
             }
@@ -205,6 +207,7 @@ impl<H: Host> Session<H> {
             FrameVerdict::Delay(time) => {
                 let until = *held.until.get_or_insert(self.now + time);
                 if until > self.now {
+                    self.note_verdict(held.plugin, "delay", "");
                     self.held = Some(held);
                     return Scanned::Blocked;
                 }
@@ -242,7 +245,14 @@ impl<H: Host> Session<H> {
         self.inward.discards = held.is_head;
     }
 
-    fn log_blocked(&self, held: &Held, verdict: &str, code: &str) {
+    /// Notes a decision for the session's line and counts it.
+    fn note_verdict(&mut self, plugin: &'static str, verdict: &'static str, reason: &'static str) {
+        self.host.metrics().verdict(plugin, verdict);
+        self.scope.get_or_insert_default().note(FilterNote { plugin, verdict, reason });
+    }
+
+    fn log_blocked(&mut self, held: &Held, verdict: &'static str, code: &'static str) {
+        self.note_verdict(held.plugin, verdict, code);
         self.host.log_blocked(&BlockedRecord {
             client: &self.client,
             client_ip: self.client.ip(),
@@ -253,7 +263,7 @@ impl<H: Host> Session<H> {
             sequence: Some(held.facts.sequence),
             user: "",
             bytes_in: held.bytes as u64,
-            verdict: VerdictRecord { plugin: "", verdict, reason: code, ..VerdictRecord::default() },
+            verdict: VerdictRecord { plugin: held.plugin, verdict, reason: code, ..VerdictRecord::default() },
             request_id: "",
         });
     }
@@ -306,18 +316,18 @@ fn account(recovery: &mut super::Recovery, settings: &TlvSettings, flow: &mut Fl
 }
 
 /// What becomes of a frame, where it is not to pass.
-fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Option<Fate> {
+fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Option<(Fate, &'static str)> {
     let settings = &*session.settings;
     let is_heartbeat = settings.heartbeat == Some(facts.command);
     if is_heartbeat && settings.heartbeat_mode == HeartbeatMode::Answer {
-        return Some(Fate::Answer);
+        return Some((Fate::Answer, ""));
     }
     if !session.begun
         && !settings.login.is_empty()
         && !is_heartbeat
         && !settings.login.contains(facts.command)
     {
-        return Some(Fate::Close(CloseReason::LoginRequired));
+        return Some((Fate::Close(CloseReason::LoginRequired), ""));
     }
     let chain = &session.route.chain;
     if !chain.sees_frames() {
@@ -330,9 +340,9 @@ fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Opt
         frame: &header,
         now: Clock::now(),
     };
-    match chain.on_frame(&context) {
-        FrameVerdict::Pass => None,
-        verdict => Some(Fate::Filter(verdict)),
+    match chain.judge_frame(&context) {
+        (FrameVerdict::Pass, _) => None,
+        (verdict, plugin) => Some((Fate::Filter(verdict), plugin)),
     }
 }
 

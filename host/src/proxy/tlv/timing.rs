@@ -141,6 +141,11 @@ impl<H: Host> Session<H> {
             }
         };
         let limits = &self.listener.object.limits;
+        let own = self.route.timeouts.as_ref();
+        due(
+            own.and_then(|own| own.total).map(|total| self.started + total),
+            Some(CloseReason::SessionTimeout),
+        );
         if !self.begun {
             due(Some(self.started + self.settings.first_frame_timeout), Some(CloseReason::FirstFrameTimeout));
         }
@@ -149,10 +154,19 @@ impl<H: Host> Session<H> {
         let partial = self.inward.partial_since.filter(|_| is_read);
         due(partial.map(|since| since + limits.frame_timeout), Some(CloseReason::FrameTimeout));
         let stalled = |since: Instant| since + limits.send_timeout;
-        due(self.inward.blocked_since.map(stalled), Some(CloseReason::UpstreamStalled));
         due(self.outward.blocked_since.map(stalled), Some(CloseReason::ClientStalled));
+        // Where the route has times of its own for the node, they hold.
+        let within = |limit: Option<Duration>| {
+            let limit = limit.filter(|limit| !limit.is_zero()).unwrap_or(limits.send_timeout);
+            move |since: Instant| since + limit
+        };
+        // A client that takes nothing stops the reading of its node, which may then
+        // take nothing either, since the very same poll: not the node's fault.
+        let upward = self.inward.blocked_since.filter(|_| self.outward.blocked_since.is_none());
+        let upward = upward.map(within(own.map(|own| own.send)));
+        due(upward, Some(CloseReason::UpstreamStalled));
         let outward = self.outward.partial_since.filter(|_| self.outward.blocked_since.is_none());
-        due(outward.map(stalled), Some(CloseReason::UpstreamStalled));
+        due(outward.map(within(own.map(|own| own.read))), Some(CloseReason::UpstreamStalled));
         let half = self.half_closed.map(|since| since + self.settings.half_close_timeout);
         due(half, Some(CloseReason::HalfCloseTimeout));
         due(self.held_until(), None);

@@ -10,6 +10,7 @@ use crate::message::{FrameFields, FrameRole, Subject};
 use crate::net::BufferPool;
 use crate::observe::{BlockedRecord, ConnectionRecord, WorkerMetrics};
 use crate::proxy::dial::dial;
+use crate::proxy::tcp::connect_limit;
 use crate::proxy::{SharedWorker, Worker};
 use crate::route::StreamRouter;
 use crate::snapshot::StreamRoute;
@@ -77,7 +78,8 @@ impl Host for Worker {
             let labels = order.route.labels.as_deref();
             let sni = order.client.tls.as_ref().and_then(|tls| tls.sni.as_deref());
             let subject = Subject { sni, ..Subject::of_frame(order.client, labels, &user) };
-            dial(self, upstream, &subject, order.tried).await.ok_or(CloseReason::NoUpstream)
+            let limit = connect_limit(order.route);
+            dial(self, upstream, &subject, order.tried, limit).await.ok_or(CloseReason::NoUpstream)
         })
     }
 }

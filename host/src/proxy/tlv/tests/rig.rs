@@ -124,6 +124,7 @@ pub(super) fn route(conf: TlvConf, chain: Chain, on_change: OnChange, identity: 
         flow: StreamFlow::Tlv(Arc::new(settings)),
         upstream: None,
         on_change,
+        timeouts: None,
         identity,
         chain: Arc::new(chain),
         labels: None,
