@@ -53,6 +53,12 @@ pub trait Downstream: BodyRead + BodyWrite {
         false
     }
 
+    /// Whether a 2xx answer would open a tunnel (extended CONNECT), so that only
+    /// a switch of protocols may be answered with one.
+    fn is_tunnel(&self) -> bool {
+        false
+    }
+
     /// Whether the client waits for `100 Continue` before it sends its body and
     /// has not been told yet. The first poll of the body tells it.
     fn expects_continue(&self) -> bool;

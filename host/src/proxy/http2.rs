@@ -8,8 +8,9 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::http::{Edge, Ended, HttpSettings, exchange, refuse};
+use super::upgrade;
 use super::worker::SharedWorker;
-use crate::message::{Downstream, Scheme};
+use crate::message::Scheme;
 use crate::net::http2::{self, ConnectionError, Refused, ServerConnection, ServerLimits};
 use crate::net::{Accepted, Drain, LazyTimer};
 use crate::observe::ReasonFamily;
@@ -46,7 +47,7 @@ pub async fn serve(worker: SharedWorker, accepted: Accepted, settings: Rc<HttpSe
     let Accepted { stream, client, first, rule, drain, .. } = accepted;
     let limits = limits(&settings);
     let handshake = ServerConnection::handshake(stream, first, &limits, scheme, settings.head.slashes);
-    let edge = Edge { client, settings, rule, drain: drain.clone() };
+    let edge = Edge { client, settings, rule, drain: drain.clone(), memory: Rc::default() };
     let ended = match Box::pin(handshake).await {
         Ok(mut connection) => accept_streams(&worker, &edge, &drain, &mut connection).await,
         Err(error) => Err(error),
@@ -112,9 +113,8 @@ async fn stream(worker: SharedWorker, edge: Edge, accepted: http2::Accepted, ope
     match head {
         Ok(head) => {
             let ended = exchange(&worker, &edge, &mut stream, head, &mut timer).await;
-            if let Ended::Upgraded(_) = ended {
-                // HTTP/2 has no Upgrade, so no exchange can end so.
-                stream.abort();
+            if let Ended::Upgraded(upgraded) = ended {
+                Box::pin(upgrade::run_stream(stream, *upgraded, edge)).await;
             }
         }
         Err(refused) => {

@@ -13,20 +13,22 @@ use std::task::Poll;
 use std::time::Duration;
 
 use base64::Engine as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::config::objects::OnChange;
 use crate::message::{
-    BodyLength, BodyWrite, Downstream, Method, Name, RequestHead, ResponseHead, TransferError,
+    BodyLength, BodyWrite, Downstream, Method, Moved, Name, RequestHead, ResponseHead, TransferError,
 };
-use crate::net::LazyTimer;
-use crate::net::http1::{ServerConnection, tokens};
+use crate::net::http1::{ClientConnection, ServerConnection, tokens};
+use crate::net::{LazyTimer, LeasedBuffer, http2};
 use crate::observe::ReasonFamily;
 use crate::snapshot::Route;
 
 use super::error::ProxyError;
 use super::forward::Upgraded;
 use super::http::Edge;
+use super::journey::Journey;
 use super::relay::{Pending, RelayCounters, RelayEnd, RelayLimits, Side, relay};
 use super::worker::SharedWorker;
 
@@ -115,34 +117,88 @@ fn accept_of(key: &[u8]) -> String {
 /// Passes the `101` on and joins the two connections until they end.
 pub(super) async fn run(mut down: ServerConnection, upgraded: Upgraded, edge: Edge, mut timer: LazyTimer) {
     let Upgraded { mut head, connection, mut journey } = upgraded;
-    let worker = Rc::clone(&journey.worker);
     keep_upgrade_fields(&mut head);
     if send_switch(&mut down, &head, &mut timer).await.is_err() {
         journey.reason = "client_broken";
         return down.abort();
     }
     let before = down.moved();
-    let route = journey.route.clone();
     let (mut client, forward) = down.into_parts();
-    let (mut upstream, backward) = connection.into_parts();
-    let idle_timeout = edge.settings.limits.upgrade_idle_timeout;
-    drop((head, edge, timer));
-    let counters = RelayCounters::default();
-    let limits = RelayLimits { idle_timeout, ..RelayLimits::default() };
-    let pending_bytes = Pending { forward, backward };
-    let stop = changed(Rc::clone(&worker), route);
-    let buffers = worker.buffers.clone();
-    let end = relay(&mut client, &mut upstream, pending_bytes, &buffers, limits, &counters, stop).await;
-    journey.moved.received = before.received + counters.forward.get();
-    journey.moved.sent = before.sent + counters.backward.get();
-    journey.reason = "";
-    worker.metrics.reason(ReasonFamily::Close, end.reason());
-    // A cut on one side shows as a cut on the other.
-    match end {
-        RelayEnd::Closed => {}
-        RelayEnd::Failed(Side::First, _) => upstream.abort(),
-        RelayEnd::Failed(Side::Second, _) => client.abort(),
-        RelayEnd::Idle | RelayEnd::HalfCloseTimeout | RelayEnd::Stopped => {}
+    drop((head, timer));
+    let joined = Joined { upgraded: (connection, journey), edge, forward, before };
+    if joined.run(&mut client).await {
+        client.abort();
+    }
+}
+
+/// The same over HTTP/2, where the tunnel is one stream (RFC 8441).
+pub(super) async fn run_stream(down: http2::ServerStream, upgraded: Upgraded, edge: Edge) {
+    let Upgraded { mut head, connection, mut journey } = upgraded;
+    super::outgoing::strip_response(&mut head.fields);
+    // It proves to us that the handshake was read; the client sent no key.
+    head.fields.remove(b"sec-websocket-accept");
+    let before = down.moved();
+    let mut client = match down.into_tunnel(&head) {
+        Ok(tunnel) => tunnel,
+        Err(_) => {
+            journey.reason = "client_broken";
+            return;
+        }
+    };
+    // The status the client got.
+    journey.status = 200;
+    drop(head);
+    let joined = Joined { upgraded: (connection, journey), edge, forward: None, before };
+    if joined.run(&mut client).await {
+        client.abort();
+    }
+}
+
+/// Two sides that left HTTP.
+struct Joined {
+    upgraded: (ClientConnection, Journey),
+    edge: Edge,
+    /// What the client sent ahead.
+    forward: Option<LeasedBuffer>,
+    before: Moved,
+}
+
+impl Joined {
+    /// Passes bytes until they end, and writes the session's line. Says whether
+    /// the client's side is to look cut.
+    async fn run<A: AsyncRead + AsyncWrite + Unpin>(self, client: &mut A) -> bool {
+        let Self { upgraded: (connection, mut journey), edge, forward, before } = self;
+        let worker = Rc::clone(&journey.worker);
+        let route = journey.route.clone();
+        let (mut upstream, backward) = connection.into_parts();
+        let own = &edge.settings.limits;
+        let limits = RelayLimits {
+            idle_timeout: own.upgrade_idle_timeout,
+            first_send_timeout: own.send_timeout,
+            second_send_timeout: route.as_ref().map_or(own.send_timeout, |route| route.timeouts.send),
+            ..RelayLimits::default()
+        };
+        drop(edge);
+        let counters = RelayCounters::default();
+        let pending_bytes = Pending { forward, backward };
+        let stop = changed(Rc::clone(&worker), route);
+        let buffers = worker.buffers.clone();
+        let end = relay(client, &mut upstream, pending_bytes, &buffers, limits, &counters, stop).await;
+        journey.moved.received = before.received + counters.forward.get();
+        journey.moved.sent = before.sent + counters.backward.get();
+        journey.reason = "";
+        worker.metrics.reason(ReasonFamily::Close, end.reason());
+        // A cut on one side shows as a cut on the other.
+        match end {
+            RelayEnd::Failed(Side::Second, _) => return true,
+            RelayEnd::Failed(Side::First, _) => upstream.abort(),
+            RelayEnd::Stalled(_) => {
+                upstream.abort();
+                return true;
+            }
+            RelayEnd::Closed | RelayEnd::Idle | RelayEnd::HalfCloseTimeout | RelayEnd::Stopped => {}
+        }
+        false
     }
 }
 

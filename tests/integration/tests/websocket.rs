@@ -6,8 +6,10 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use sluice_harness::{HttpEcho, Raw, Signal, Sluice, WebSocketEcho, eventually};
 use sluice_tests::origin::Origin;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, Frame};
 use tokio_tungstenite::tungstenite::{Message, protocol::frame::coding::CloseCode};
@@ -269,4 +271,95 @@ async fn a_session_goes_on_while_the_gateway_drains() {
     while socket.next().await.is_some() {}
     drop(socket);
     assert!(sluice.process().wait(Duration::from_secs(20)).success());
+}
+
+/// A WebSocket on one stream of an HTTP/2 connection, as RFC 8441 has it: the
+/// `h2` client opens the stream, `tungstenite` speaks over it.
+async fn connect_over_http2(
+    sluice: &Sluice,
+    path: &str,
+) -> (http::StatusCode, Option<WebSocketStream<tokio::io::DuplexStream>>) {
+    let tcp = TcpStream::connect(sluice.address("edge")).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(tcp).await.unwrap();
+    tokio::spawn(connection);
+    let offered = async {
+        while !sender.is_extended_connect_protocol_enabled() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), offered).await.expect("the server offers it");
+    let request = http::Request::builder()
+        .method("CONNECT")
+        .uri(format!("http://a.test{path}"))
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-protocol", "chat, other")
+        .extension(h2::ext::Protocol::from_static("websocket"))
+        .body(())
+        .unwrap();
+    let (answer, mut outgoing) = sender.send_request(request, false).unwrap();
+    let answer = answer.await.unwrap();
+    let status = answer.status();
+    if !status.is_success() {
+        return (status, None);
+    }
+    assert_eq!(answer.headers().get("sec-websocket-protocol").unwrap(), "chat");
+    assert!(!answer.headers().contains_key("sec-websocket-accept"));
+    let mut incoming = answer.into_body();
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (mut reader, mut writer) = tokio::io::split(far);
+    tokio::spawn(async move {
+        while let Some(Ok(data)) = incoming.data().await {
+            let _ = incoming.flow_control().release_capacity(data.len());
+            if writer.write_all(&data).await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = reader.read(&mut buffer).await {
+            if outgoing.send_data(buffer[..count].to_vec().into(), false).is_err() {
+                return;
+            }
+        }
+        let _ = outgoing.send_data(bytes::Bytes::new(), true);
+    });
+    (status, Some(WebSocketStream::from_raw_socket(near, Role::Client, None).await))
+}
+
+// The client's connection is a task of its own, which goes on while the log is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_on_an_http_2_stream_reaches_an_http_1_origin() {
+    let origin = WebSocketEcho::start();
+    let sluice = gateway(origin.node(), json!({}));
+    let (status, socket) = connect_over_http2(&sluice, "/ws").await;
+    assert_eq!(status, 200);
+    let mut socket = socket.expect("a tunnel");
+    let large: Vec<u8> = (0..300_000_u32).map(|at| at as u8).collect();
+    for message in [Message::text("h\u{e9}llo"), Message::binary(vec![0, 255]), Message::binary(large)] {
+        socket.send(message.clone()).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_secs(15), socket.next());
+        assert_eq!(next.await.expect("a message in time").expect("a message").unwrap(), message);
+    }
+    socket.send(Message::text("close 4001 bye")).await.unwrap();
+    while let Some(Ok(message)) = socket.next().await {
+        if let Message::Close(Some(frame)) = message {
+            assert_eq!(u16::from(frame.code), 4001);
+        }
+    }
+    drop(socket);
+    let line = sluice.logged("the session", |line| line["upgrade"] == "websocket");
+    assert_eq!((line["protocol"].as_str(), line["status"].as_u64()), (Some("HTTP/2.0"), Some(200)));
+    assert!(line["bytes_in"].as_u64() > Some(300_000), "{line:#}");
+}
+
+#[tokio::test]
+async fn what_opens_no_tunnel_is_never_answered_with_success() {
+    // The route takes no upgrades; the origin answers as if none was asked for.
+    let origin = Origin::answering(|_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
+    let sluice = gateway(origin.node(), json!({}));
+    assert_eq!(connect_over_http2(&sluice, "/plain").await.0, 400);
+    assert_eq!(connect_over_http2(&sluice, "/ws").await.0, 502);
+    assert_eq!(connect_over_http2(&sluice, "/nowhere").await.0, 404);
 }

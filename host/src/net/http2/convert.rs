@@ -4,6 +4,7 @@
 //! one authority and one path everywhere and nothing of HTTP/1.1's connection
 //! handling crosses over.
 
+use base64::Engine as _;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -21,7 +22,7 @@ pub enum BadRequest {
     BadAuthority,
     /// A `:path` that is empty, not a path, or has no normal form.
     BadPath,
-    /// CONNECT, which this gateway does not offer.
+    /// CONNECT but for WebSocket, which this gateway does not offer.
     Connect,
 }
 
@@ -56,15 +57,14 @@ pub(super) fn request_head(
     scheme: Scheme,
     merge_slashes: path::Slashes,
 ) -> Result<RequestHead, BadRequest> {
-    if parts.method == http::Method::CONNECT {
-        return Err(BadRequest::Connect);
-    }
+    let tunnel = tunnel_protocol(parts)?;
     let target = parts.uri.path_and_query().ok_or(BadRequest::BadPath)?;
     let authority = authority(parts)?;
     let room = target.as_str().len() + authority.len() + parts.headers.iter().map(field_bytes).sum::<usize>();
     let mut fields = Fields::over(Vec::with_capacity(room + 256));
     let authority = fields.store(authority.as_bytes());
-    let method = Method::of(parts.method.as_str());
+    // A handshake goes on as HTTP/1.1 has it.
+    let method = if tunnel.is_some() { Method::Get } else { Method::of(parts.method.as_str()) };
     let path_span = match target.path() {
         "*" if method == Method::Options => fields.store(b"*"),
         path => store_path(&mut fields, path, merge_slashes)?,
@@ -88,7 +88,33 @@ pub(super) fn request_head(
             _ => fields.append(name.as_str().as_bytes(), value.as_bytes()),
         }
     }
+    if let Some(protocol) = tunnel {
+        fields.append(b"upgrade", protocol.as_bytes());
+        fields.append(b"sec-websocket-key", new_key().as_bytes());
+    }
     Ok(RequestHead::new(method, Version::Http2, scheme, authority, path_span, query, fields))
+}
+
+/// The protocol of an extended CONNECT (RFC 8441); none for other methods.
+///
+/// # Errors
+/// CONNECT without a protocol, or one this gateway does not offer.
+pub(super) fn tunnel_protocol(parts: &http::request::Parts) -> Result<Option<&'static str>, BadRequest> {
+    if parts.method != http::Method::CONNECT {
+        return Ok(None);
+    }
+    match parts.extensions.get::<h2::ext::Protocol>() {
+        Some(protocol) if protocol.as_str().eq_ignore_ascii_case("websocket") => Ok(Some("websocket")),
+        _ => Err(BadRequest::Connect),
+    }
+}
+
+/// A key of our own: over HTTP/2 the client sends none (RFC 8441 §5.1).
+fn new_key() -> String {
+    let mut key = [0; 16];
+    // It proves that the answer belongs to the question, and hides nothing.
+    let _ = getrandom::fill(&mut key);
+    base64::engine::general_purpose::STANDARD.encode(key)
 }
 
 fn field_bytes((name, value): (&HeaderName, &HeaderValue)) -> usize {

@@ -11,6 +11,7 @@ mod io;
 mod meter;
 mod server;
 mod stream;
+mod tunnel;
 
 pub use client::{ClientConnection, ClientLimits, ClientStream};
 pub use convert::BadRequest;
@@ -18,6 +19,7 @@ pub use meter::{Flood, Meter, MeterLimits};
 pub use server::{
     Accepted, ConnectionError, Refused, ServerConnection, ServerLimits, ServerStream, takes_trailers,
 };
+pub use tunnel::Tunnel;
 
 #[cfg(test)]
 mod tests;

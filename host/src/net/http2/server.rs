@@ -12,6 +12,7 @@ use super::convert::{self, BadRequest};
 use super::io::{Metered, Noticed};
 use super::meter::{Flood, Meter, MeterLimits};
 use super::stream::{Incoming, Outgoing, reset_error, transfer_error};
+use super::tunnel::Tunnel;
 use crate::message::{
     BodyLength, BodyPart, BodyRead, BodyWrite, Downstream, Fields, Moved, Name, RequestHead, ResponseHead,
     Scheme, TransferError,
@@ -133,7 +134,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
             .initial_window_size(limits.stream_window_bytes)
             .initial_connection_window_size(limits.connection_window_bytes)
             .max_send_buffer_size(limits.send_buffer_bytes)
-            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
+            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+            .enable_connect_protocol();
         let inner = tokio::time::timeout(limits.handshake_timeout, builder.handshake(io))
             .await
             .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -178,7 +180,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
 
     fn accepted(&self, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Accepted {
         let (parts, body) = request.into_parts();
-        let length = request_length(&parts, &body);
+        let is_tunnel = matches!(convert::tunnel_protocol(&parts), Ok(Some(_)));
+        // What follows is the tunnel's, once there is one.
+        let length = if is_tunnel { BodyLength::None } else { request_length(&parts, &body) };
         let expects_continue = parts
             .headers
             .get(http::header::EXPECT)
@@ -190,7 +194,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
         };
         let is_head = parts.method == http::Method::HEAD;
         let stream = ServerStream {
-            incoming: Incoming::new(body, length),
+            incoming: Incoming::new(body, if is_tunnel { BodyLength::Unknown } else { length }),
+            is_tunnel,
             length,
             expects_continue,
             is_head,
@@ -229,6 +234,8 @@ fn request_length(parts: &http::request::Parts, body: &RecvStream) -> BodyLength
 pub struct ServerStream {
     incoming: Incoming,
     length: BodyLength,
+    /// An extended CONNECT: a 2xx would open a tunnel.
+    is_tunnel: bool,
     expects_continue: bool,
     is_head: bool,
     respond: SendResponse<Bytes>,
@@ -249,10 +256,31 @@ impl ServerStream {
         self.outgoing = Some(Outgoing::new(stream, body, end));
         Ok(())
     }
+
+    /// Opens the tunnel an extended CONNECT asked for.
+    ///
+    /// # Errors
+    /// When the stream is gone, or asked for none.
+    pub fn into_tunnel(mut self, head: &ResponseHead) -> Result<Tunnel, TransferError> {
+        if !self.is_tunnel || self.is_answered() {
+            return Err(TransferError::Malformed("tunnel_not_asked_for"));
+        }
+        let mut response = convert::response(head);
+        *response.status_mut() = http::StatusCode::OK;
+        let outgoing = Outgoing::new(
+            self.respond.send_response(response, false).map_err(transfer_error)?,
+            BodyLength::Unknown,
+            false,
+        );
+        Ok(Tunnel::new(self.incoming, outgoing))
+    }
 }
 
 impl BodyRead for ServerStream {
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<Result<BodyPart<'_>, TransferError>> {
+        if self.is_tunnel {
+            return Poll::Ready(Ok(BodyPart::End(None)));
+        }
         if self.expects_continue {
             self.expects_continue = false;
             let mut interim = http::Response::new(());
@@ -267,11 +295,11 @@ impl BodyRead for ServerStream {
     }
 
     fn remaining(&self) -> Option<u64> {
-        self.incoming.remaining()
+        if self.is_tunnel { Some(0) } else { self.incoming.remaining() }
     }
 
     fn is_end(&self) -> bool {
-        self.incoming.is_end()
+        self.is_tunnel || self.incoming.is_end()
     }
 }
 
@@ -309,6 +337,14 @@ impl Downstream for ServerStream {
         self.length
     }
 
+    fn asks_upgrade(&self) -> bool {
+        self.is_tunnel
+    }
+
+    fn is_tunnel(&self) -> bool {
+        self.is_tunnel
+    }
+
     fn expects_continue(&self) -> bool {
         self.expects_continue
     }
@@ -321,6 +357,10 @@ impl Downstream for ServerStream {
         self.expects_continue = false;
         self.moved.sent += head_bytes(&head.fields);
         let mut response = convert::response(head);
+        // Nothing but the tunnel itself may look like one.
+        if self.is_tunnel && response.status().is_success() {
+            *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+        }
         match body {
             BodyLength::Known(bytes) => {
                 response.headers_mut().insert(http::header::CONTENT_LENGTH, bytes.into());
