@@ -28,6 +28,33 @@ impl Span {
     }
 }
 
+/// Where a name is looked for first, by its length and its outer letters; none
+/// for an empty one.
+const fn place_of(name: &[u8]) -> Option<usize> {
+    let (Some(first), Some(last)) = (name.first(), name.last()) else { return None };
+    let (first, last) = ((*first | 0x20) as usize, (*last | 0x20) as usize);
+    Some((name.len() + first * 5 + last * 6) % PLACES_COUNT)
+}
+
+/// Many more than there are names, so that few meet.
+const PLACES_COUNT: usize = 256;
+
+/// The recognised names at their places; one whose place is taken has the next.
+const PLACES: [Option<Name>; PLACES_COUNT] = {
+    let mut places = [None; PLACES_COUNT];
+    let mut at = 0;
+    while at < Name::ALL.len() {
+        let name = Name::ALL[at];
+        let Some(mut place) = place_of(name.as_str().as_bytes()) else { panic!("a name is not empty") };
+        while places[place].is_some() {
+            place = (place + 1) % PLACES_COUNT;
+        }
+        places[place] = Some(name);
+        at += 1;
+    }
+    places
+};
+
 macro_rules! names {
     ($($variant:ident = $text:literal),* $(,)?) => {
         /// A field name the gateway itself looks for, recognised once when the
@@ -38,18 +65,25 @@ macro_rules! names {
         pub enum Name { $($variant,)* Other }
 
         impl Name {
+            const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
             /// Recognises a field name, ignoring case.
+            #[inline]
             #[must_use]
             pub fn of(name: &[u8]) -> Self {
-                match name.len() {
-                    $(n if n == $text.len() && name.eq_ignore_ascii_case($text.as_bytes()) => Self::$variant,)*
-                    _ => Self::Other,
+                let Some(mut place) = place_of(name) else { return Self::Other };
+                while let Some(known) = PLACES[place] {
+                    if name.eq_ignore_ascii_case(known.as_str().as_bytes()) {
+                        return known;
+                    }
+                    place = (place + 1) % PLACES.len();
                 }
+                Self::Other
             }
 
             /// The lower-case spelling; empty for [`Name::Other`].
             #[must_use]
-            pub fn as_str(self) -> &'static str {
+            pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* Self::Other => "" }
             }
         }
@@ -124,13 +158,15 @@ pub struct Fields {
     pub(super) text: Vec<u8>,
     /// On the heap: heads are moved by value, and a table inline would be too.
     list: Vec<Field>,
+    /// A field was set whose text would break its line on the wire.
+    breaks_lines: bool,
 }
 
 impl Fields {
     /// Fields over `text`, which already holds the bytes later spans name.
     #[must_use]
     pub fn over(text: Vec<u8>) -> Self {
-        Self { text, list: Vec::with_capacity(FIELDS_USUAL) }
+        Self { text, list: Vec::with_capacity(FIELDS_USUAL), breaks_lines: false }
     }
 
     /// Number of fields.
@@ -191,17 +227,45 @@ impl Fields {
         self.list.iter().filter(move |field| self.is_named(field, name)).map(|field| self.get(field.value))
     }
 
+    /// Whether a field holds a line end or NUL, or has no name, so that the head
+    /// must not be written. Looked at when a field is set: what was parsed has
+    /// been looked at by its parser.
+    #[must_use]
+    pub fn breaks_lines(&self) -> bool {
+        self.breaks_lines
+    }
+
+    fn look_at(&mut self, name: Span, value: Span) {
+        let breaks = |text: &[u8]| memchr::memchr3(b'\r', b'\n', 0, text).is_some();
+        let (name, value) = (name.get(&self.text), value.get(&self.text));
+        self.breaks_lines |= name.is_empty() || breaks(name) || breaks(value);
+    }
+
     /// Adds a field whose text is already in the buffer.
     pub fn push_spans(&mut self, name: Span, value: Span) {
+        self.look_at(name, value);
         let known = Name::of(name.get(&self.text));
         self.list.push(Field { known, name, value });
     }
 
-    /// Adds a field whose text is in the buffer and whose name was recognised
-    /// before, so that it need not be again.
+    /// Adds a field whose text is in the buffer, was parsed, and whose name was
+    /// recognised, so that neither need be looked at again.
     pub fn push(&mut self, field: Field) {
         debug_assert_eq!(field.known, Name::of(field.name.get(&self.text)));
         self.list.push(field);
+    }
+
+    /// Adds fields whose spans are into `text`, which is copied behind the rest
+    /// in one piece. Their text is the caller's own and breaks no line.
+    pub fn append_block(&mut self, text: &[u8], table: &[Field]) {
+        let base = u32::try_from(self.text.len()).unwrap_or(u32::MAX);
+        self.text.extend_from_slice(text);
+        let moved = |span: Span| Span { start: span.start + base, len: span.len };
+        self.list.extend(table.iter().map(|field| Field {
+            known: field.known,
+            name: moved(field.name),
+            value: moved(field.value),
+        }));
     }
 
     /// Adds a field at the end, keeping others of its name.
@@ -215,6 +279,7 @@ impl Fields {
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         let Some(first) = self.position_of(name) else { return self.append(name, value) };
         let span = self.store(value);
+        self.look_at(self.list[first].name, span);
         self.list[first].value = span;
         let text = &self.text;
         let mut index = 0;
@@ -284,6 +349,22 @@ mod tests {
         fields.set(b"X", b"new");
         let expected = [("A", "1"), ("X", "new"), ("B", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         assert_eq!(shown(&fields), expected);
+    }
+
+    #[test]
+    fn every_name_is_recognised_and_its_like_is_not() {
+        for name in Name::ALL {
+            let text = name.as_str();
+            assert_eq!(Name::of(text.as_bytes()), *name);
+            assert_eq!(Name::of(text.to_ascii_uppercase().as_bytes()), *name);
+            for at in 0..text.len() {
+                let mut other = text.as_bytes().to_vec();
+                other[at] = b'!';
+                assert_eq!(Name::of(&other), Name::Other);
+            }
+            assert_eq!(Name::of(&text.as_bytes()[1..]), Name::Other, "{text}");
+        }
+        assert_eq!(Name::of(b""), Name::Other);
     }
 
     #[test]

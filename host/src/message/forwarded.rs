@@ -7,6 +7,7 @@
 //! leftmost address is always the client as the gateway knows it. The rules are
 //! in `docs/client-address.md`. Start at [`Origin::of`] and [`Origin::pass_on`].
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smallvec::SmallVec;
@@ -14,7 +15,7 @@ use smallvec::SmallVec;
 use super::address_text::AddressText;
 use super::addresses::IpSet;
 use super::client::Client;
-use super::fields::{Fields, Name, Span};
+use super::fields::{Field, Fields, Name, Span};
 use super::head::{RequestHead, Scheme};
 
 /// Hops walked through at most; the walk stops there.
@@ -157,52 +158,109 @@ impl Origin {
     /// Replaces every address header of `head` by what the gateway vouches for.
     ///
     /// `X-Forwarded-Proto`, `-Host` and `-Port` of a trusted hop are kept when
-    /// they are well-formed; everyone else's are replaced by what the client used here.
-    pub fn pass_on(&self, head: &mut RequestHead, client: &Client, trusted: &IpSet) {
-        let scheme = head.scheme;
+    /// they are well-formed; everyone else's are replaced by what the client used
+    /// here. `memory` is the connection's: requests of one client for one host
+    /// carry the same headers, which are then copied in one piece.
+    pub fn pass_on(&self, head: &mut RequestHead, client: &Client, trusted: &IpSet, memory: &AddressMemory) {
         let is_hop = trusted.contains(client.address.ip());
         let kept = Kept::of(&head.fields, is_hop);
-        head.fields.retain(|name, _, _| !is_address_header(name));
+        if head.fields.table().iter().any(|field| is_address_header(field.known)) {
+            head.fields.retain(|name, _, _| !is_address_header(name));
+        }
+        if is_hop {
+            let block = self.block(head, client, &kept);
+            return head.fields.append_block(&block.text, &block.table);
+        }
+        let mut known = memory.0.borrow_mut();
+        if known.as_ref().is_none_or(|block| !block.is_for(self.ip, head)) {
+            *known = Some(Box::new(self.block(head, client, &kept)));
+        }
+        if let Some(block) = &*known {
+            head.fields.append_block(&block.text, &block.table);
+        }
+    }
+
+    fn block(&self, head: &RequestHead, client: &Client, kept: &Kept) -> Block {
+        let scheme = head.scheme;
+        let host = match kept.host {
+            Some(span) => head.fields.get(span),
+            None => head.authority_bytes(),
+        };
+        let mut block = Block {
+            ip: self.ip,
+            scheme,
+            authority: head.authority_bytes().into(),
+            text: Vec::with_capacity(320),
+            table: Vec::with_capacity(6),
+        };
+        let own = AddressText::of(self.ip);
+        block.add(Name::XRealIp, b"X-Real-IP", &own);
 
         let mut text = Scratch::new();
-        text.extend_from_slice(&AddressText::of(self.ip));
-        head.fields.append(b"X-Real-IP", &text);
-
+        text.extend_from_slice(&own);
         for hop in self.hops.iter().rev() {
             text.extend_from_slice(b", ");
             text.extend_from_slice(&AddressText::of(*hop));
         }
-        head.fields.append(b"X-Forwarded-For", &text);
+        block.add(Name::XForwardedFor, b"X-Forwarded-For", &text);
 
         let proto = kept.proto.unwrap_or(scheme.as_str());
-        head.fields.append(b"X-Forwarded-Proto", proto.as_bytes());
-
-        text.clear();
-        match kept.host {
-            Some(span) => text.extend_from_slice(head.fields.get(span)),
-            None => text.extend_from_slice(head.authority().as_bytes()),
-        }
-        let host_length = text.len();
-        if host_length > 0 {
-            head.fields.append(b"X-Forwarded-Host", &text);
+        block.add(Name::XForwardedProto, b"X-Forwarded-Proto", proto.as_bytes());
+        if !host.is_empty() {
+            block.add(Name::XForwardedHost, b"X-Forwarded-Host", host);
         }
         let port = kept.port.unwrap_or_else(|| local_port(head.authority(), client, scheme));
-        head.fields.append(b"X-Forwarded-Port", itoa::Buffer::new().format(port).as_bytes());
+        let port = itoa::Buffer::new().format(port).to_owned();
+        block.add(Name::XForwardedPort, b"X-Forwarded-Port", port.as_bytes());
 
-        // The host stands at the front of the scratch text; the element follows it.
+        text.clear();
         write_for(&mut text, self.ip);
         text.extend_from_slice(b";proto=");
         text.extend_from_slice(proto.as_bytes());
-        if host_length > 0 && text[..host_length].iter().all(|byte| is_host_byte(*byte)) {
+        if !host.is_empty() && host.iter().all(|byte| is_host_byte(*byte)) {
             text.extend_from_slice(b";host=\"");
-            text.extend_from_within(host_length);
-            text.push(b'"');
+            text.extend_from_slice(host);
+            text.extend_from_slice(b"\"");
         }
         for hop in self.hops.iter().rev() {
             text.extend_from_slice(b", ");
             write_for(&mut text, *hop);
         }
-        head.fields.append(b"Forwarded", &text[host_length..]);
+        block.add(Name::Forwarded, b"Forwarded", &text);
+        block
+    }
+}
+
+/// The address headers of a connection's last request.
+#[derive(Debug, Default)]
+pub struct AddressMemory(RefCell<Option<Box<Block>>>);
+
+/// Address headers as lines of a head, and for whom they hold.
+#[derive(Debug)]
+struct Block {
+    ip: IpAddr,
+    scheme: Scheme,
+    authority: Box<[u8]>,
+    text: Vec<u8>,
+    table: Vec<Field>,
+}
+
+impl Block {
+    fn is_for(&self, ip: IpAddr, head: &RequestHead) -> bool {
+        self.ip == ip && self.scheme == head.scheme && *self.authority == *head.authority_bytes()
+    }
+
+    /// Adds a line.
+    fn add(&mut self, known: Name, name: &[u8], value: &[u8]) {
+        let text = &mut self.text;
+        let start = text.len();
+        text.extend_from_slice(name);
+        text.extend_from_slice(b": ");
+        let value_start = text.len();
+        text.extend_from_slice(value);
+        let (name, value) = (Span::of(start, start + name.len()), Span::of(value_start, text.len()));
+        text.extend_from_slice(b"\r\n");
+        self.table.push(Field { known, name, value });
     }
 }
 
@@ -218,20 +276,8 @@ impl Scratch {
         self.0.clear();
     }
 
-    fn push(&mut self, byte: u8) {
-        self.0.push(byte);
-    }
-
     fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
-    }
-
-    /// Appends a copy of the first `length` bytes.
-    fn extend_from_within(&mut self, length: usize) {
-        self.0.reserve(length);
-        for index in 0..length {
-            self.0.push(self.0[index]);
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use super::forwarded::{HOPS_MAX, Origin, Stop};
+use super::forwarded::{AddressMemory, HOPS_MAX, Origin, Stop};
 use super::path_signature::{FleetKey, Hop};
 use super::trace::{self, IdSource, TraceContext, TraceOrigin};
 use super::{Client, Fields, IpSet, Method, Name, RequestHead, Scheme, Version};
@@ -40,7 +40,7 @@ fn address(mut fields: Fields) {
     let mut head =
         RequestHead::new(Method::Get, Version::Http11, Scheme::Http, authority, target, None, fields);
     let origin = Origin::of(&client, &head.fields, &trusted);
-    origin.pass_on(&mut head, &client, &trusted);
+    origin.pass_on(&mut head, &client, &trusted, &AddressMemory::default());
     let chain = head.fields.value(Name::XForwardedFor).unwrap_or_default();
     let leftmost = chain.split(|byte| *byte == b',').next().unwrap_or_default();
     assert_eq!(leftmost, origin.ip.to_string().as_bytes());

@@ -149,6 +149,24 @@ impl RequestHead {
         self.text(self.authority)
     }
 
+    /// The [`authority`](Self::authority) as bytes, for those who only copy or compare it.
+    #[must_use]
+    pub fn authority_bytes(&self) -> &[u8] {
+        self.fields.get(self.authority)
+    }
+
+    /// The [`path`](Self::path) as bytes.
+    #[must_use]
+    pub fn path_bytes(&self) -> &[u8] {
+        self.fields.get(self.path)
+    }
+
+    /// The [`query`](Self::query) as bytes.
+    #[must_use]
+    pub fn query_bytes(&self) -> Option<&[u8]> {
+        self.query.map(|span| self.fields.get(span))
+    }
+
     /// The authority without its port, brackets of an IPv6 literal kept.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::json::Object;
+use super::json::{Object, key};
 use super::log_config::{LogConfig, LogTarget};
 use super::record::{BlockedRecord, ConnectionRecord, HttpRecord};
 
@@ -192,22 +192,23 @@ impl AccessLog {
     /// Logs a request.
     pub fn http(&self, record: &HttpRecord<'_>) {
         let Some((shared, _)) = &self.on else { return };
-        self.line("request", shared.config.sample > 1 && record.is_ordinary(), |line| {
+        let may_skip = shared.config.sample > 1 && record.is_ordinary();
+        self.line("request", record.ended, may_skip, |line| {
             record.write(line, &shared.config);
         });
     }
 
     /// Logs a connection.
     pub fn connection(&self, record: &ConnectionRecord<'_>) {
-        self.line("connection", false, |line| record.write(line));
+        self.line("connection", Instant::now(), false, |line| record.write(line));
     }
 
     /// Logs a blocked call inside a connection.
     pub fn blocked(&self, record: &BlockedRecord<'_>) {
-        self.line("blocked", false, |line| record.write(line));
+        self.line("blocked", Instant::now(), false, |line| record.write(line));
     }
 
-    fn line(&self, kind: &str, may_skip: bool, fill: impl FnOnce(&mut Object<'_>)) {
+    fn line(&self, kind: &str, now: Instant, may_skip: bool, fill: impl FnOnce(&mut Object<'_>)) {
         let Some((shared, shard)) = &self.on else { return };
         let mut state = shard.state.lock();
         let state = &mut *state;
@@ -221,11 +222,11 @@ impl AccessLog {
             shared.counters.dropped_full.fetch_add(1, Relaxed);
             return;
         }
-        let now = state.clock.now();
+        let now = state.clock.text(now);
         let mut line = Object::open(&mut state.buffer, shared.config.value_max);
-        line.plain("time", &now);
-        line.text("kind", kind.as_bytes());
-        line.text_unless_empty("gateway", shared.node_id.as_bytes());
+        line.plain(key!("time"), &now);
+        line.plain(key!("kind"), kind.as_bytes());
+        line.text_unless_empty(key!("gateway"), shared.node_id.as_bytes());
         fill(&mut line);
         line.close();
         state.buffer.push(b'\n');
@@ -249,11 +250,26 @@ impl Shared {
 struct Clock {
     second: u64,
     text: String,
+    /// One moment on both clocks, so that the system's need not be asked for
+    /// every line.
+    anchor: Option<(Instant, Duration)>,
 }
 
+/// How long a step of the system's clock may go unnoticed.
+const ANCHOR_AGE_MAX: Duration = Duration::from_millis(250);
+
 impl Clock {
-    fn now(&mut self) -> [u8; 24] {
-        self.at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    fn text(&mut self, now: Instant) -> [u8; 24] {
+        let since = now.saturating_duration_since(self.anchor.map_or(now, |(at, _)| at));
+        let wall = match self.anchor {
+            Some((_, wall)) if since < ANCHOR_AGE_MAX => wall + since,
+            _ => {
+                let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.anchor = Some((now, wall));
+                wall
+            }
+        };
+        self.at(wall)
     }
 
     /// `2026-01-31T23:59:59.999Z`

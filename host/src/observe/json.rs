@@ -7,6 +7,18 @@
 
 use std::time::Duration;
 
+/// A key of ours, with all that stands around it: made by [`key!`].
+#[derive(Clone, Copy)]
+pub(super) struct Key(pub(super) &'static str);
+
+/// `,"name":` as one text, so that a key is one copy.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::observe::json::Key(concat!(",\"", $name, "\":"))
+    };
+}
+pub(super) use key;
+
 /// A JSON object being written at the end of a buffer.
 pub(super) struct Object<'b> {
     out: &'b mut Vec<u8>,
@@ -26,32 +38,48 @@ impl<'b> Object<'b> {
         self.out.push(b'}');
     }
 
-    /// Writes `"key":` with the comma before it. Keys are our own and need no escape.
-    fn key(&mut self, key: &str) {
+    #[inline]
+    fn key(&mut self, key: Key) {
+        self.out.extend_from_slice(&key.0.as_bytes()[usize::from(self.first)..]);
+        self.first = false;
+    }
+
+    /// Fields that were written before by [`fields`], at least one.
+    #[inline]
+    pub(super) fn raw(&mut self, fields: &[u8]) {
+        self.out.extend_from_slice(&fields[usize::from(self.first)..]);
+        self.first = false;
+    }
+
+    /// A text value.
+    #[inline]
+    pub(super) fn text(&mut self, key: Key, value: &[u8]) {
+        self.key(key);
+        write_text(self.out, value, self.value_max);
+    }
+
+    /// A text value under a name that is known to need no escape.
+    pub(super) fn text_named(&mut self, name: &str, value: &[u8]) {
         if !self.first {
             self.out.push(b',');
         }
         self.first = false;
         self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
-    }
-
-    /// A text value.
-    pub(super) fn text(&mut self, key: &str, value: &[u8]) {
-        self.key(key);
         write_text(self.out, value, self.value_max);
     }
 
     /// A text value, left out when empty.
-    pub(super) fn text_unless_empty(&mut self, key: &str, value: &[u8]) {
+    #[inline]
+    pub(super) fn text_unless_empty(&mut self, key: Key, value: &[u8]) {
         if !value.is_empty() {
             self.text(key, value);
         }
     }
 
     /// A text value in two pieces, cut as one.
-    pub(super) fn joined(&mut self, key: &str, first: &[u8], between: &[u8], second: &[u8]) {
+    pub(super) fn joined(&mut self, key: Key, first: &[u8], between: &[u8], second: &[u8]) {
         self.key(key);
         self.out.push(b'"');
         let mut left = self.value_max;
@@ -64,27 +92,37 @@ impl<'b> Object<'b> {
     }
 
     /// A value whose text needs no escape, by construction: it is UTF-8 too.
-    pub(super) fn plain(&mut self, key: &str, value: &[u8]) {
+    #[inline]
+    pub(super) fn plain(&mut self, key: Key, value: &[u8]) {
         self.key(key);
         self.out.push(b'"');
         self.out.extend_from_slice(value);
         self.out.push(b'"');
     }
 
+    /// The same, left out when empty.
+    #[inline]
+    pub(super) fn plain_unless_empty(&mut self, key: Key, value: &[u8]) {
+        if !value.is_empty() {
+            self.plain(key, value);
+        }
+    }
+
     /// A number.
-    pub(super) fn number(&mut self, key: &str, value: u64) {
+    #[inline]
+    pub(super) fn number(&mut self, key: Key, value: u64) {
         self.key(key);
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     /// A flag.
-    pub(super) fn flag(&mut self, key: &str, value: bool) {
+    pub(super) fn flag(&mut self, key: Key, value: bool) {
         self.key(key);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A duration in milliseconds with three decimals.
-    pub(super) fn milliseconds(&mut self, key: &str, value: Duration) {
+    pub(super) fn milliseconds(&mut self, key: Key, value: Duration) {
         self.key(key);
         let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
         self.out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
@@ -94,7 +132,7 @@ impl<'b> Object<'b> {
     }
 
     /// An object inside this one.
-    pub(super) fn object(&mut self, key: &str, fill: impl FnOnce(&mut Object<'_>)) {
+    pub(super) fn object(&mut self, key: Key, fill: impl FnOnce(&mut Object<'_>)) {
         self.key(key);
         let mut inner = Object::open(self.out, self.value_max);
         fill(&mut inner);
@@ -102,7 +140,7 @@ impl<'b> Object<'b> {
     }
 
     /// A list of objects.
-    pub(super) fn objects<T>(&mut self, key: &str, list: &[T], fill: impl Fn(&T, &mut Object<'_>)) {
+    pub(super) fn objects<T>(&mut self, key: Key, list: &[T], fill: impl Fn(&T, &mut Object<'_>)) {
         self.key(key);
         self.out.push(b'[');
         for (index, item) in list.iter().enumerate() {
@@ -117,7 +155,7 @@ impl<'b> Object<'b> {
     }
 
     /// A list of texts.
-    pub(super) fn texts(&mut self, key: &str, list: &[&str]) {
+    pub(super) fn texts(&mut self, key: Key, list: &[&str]) {
         self.key(key);
         self.out.push(b'[');
         for (index, item) in list.iter().enumerate() {
@@ -130,17 +168,33 @@ impl<'b> Object<'b> {
     }
 }
 
+/// Fields to be put into other objects later, by [`Object::raw`].
+pub(super) fn fields(value_max: usize, fill: impl FnOnce(&mut Object<'_>)) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(128);
+    fill(&mut Object { out: &mut out, value_max, first: false });
+    out.into_boxed_slice()
+}
+
 fn write_text(out: &mut Vec<u8>, value: &[u8], max: usize) {
     out.push(b'"');
-    let mut left = max;
-    escape(out, value, &mut left);
+    if value.len() <= max && is_plain(value) {
+        out.extend_from_slice(value);
+    } else {
+        escape(out, value, &mut { max });
+    }
     out.push(b'"');
+}
+
+/// Whether a text needs no escape. Looks at every byte without stopping early,
+/// which lets the compiler take many at a time.
+fn is_plain(value: &[u8]) -> bool {
+    let special = |byte: u8| !(0x20..0x7f).contains(&byte) | (byte == b'"') | (byte == b'\\');
+    !value.iter().fold(false, |found, byte| found | special(*byte))
 }
 
 /// Appends `value` escaped; says whether it fitted into what is `left`.
 fn escape(out: &mut Vec<u8>, value: &[u8], left: &mut usize) -> bool {
-    let plain = |byte: &u8| (0x20..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
-    if value.len() <= *left && value.iter().all(plain) {
+    if value.len() <= *left && is_plain(value) {
         *left -= value.len();
         out.extend_from_slice(value);
         return true;
@@ -188,7 +242,7 @@ mod tests {
     fn one(value: &[u8], max: usize) -> (String, String) {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out, max);
-        object.text("v", value);
+        object.text(key!("v"), value);
         object.close();
         let line = String::from_utf8(out).unwrap();
         let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -227,9 +281,9 @@ mod tests {
     fn durations_have_three_decimals() {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out, 10);
-        object.milliseconds("a", Duration::from_micros(1_234_007));
-        object.milliseconds("b", Duration::from_nanos(999));
-        object.milliseconds("c", Duration::MAX);
+        object.milliseconds(key!("a"), Duration::from_micros(1_234_007));
+        object.milliseconds(key!("b"), Duration::from_nanos(999));
+        object.milliseconds(key!("c"), Duration::MAX);
         object.close();
         let text = String::from_utf8(out).unwrap();
         assert!(text.starts_with(r#"{"a":1234.007,"b":0.000,"c":"#), "{text}");
@@ -240,7 +294,7 @@ mod tests {
     fn joined_pieces_are_cut_as_one() {
         let mut out = Vec::new();
         let mut object = Object::open(&mut out, 8);
-        object.joined("u", b"/path", b"?", b"query=1");
+        object.joined(key!("u"), b"/path", b"?", b"query=1");
         object.close();
         assert_eq!(String::from_utf8(out).unwrap(), r#"{"u":"/path?qu…"}"#);
     }

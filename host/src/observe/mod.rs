@@ -20,4 +20,6 @@ pub use metrics::{
     Collect, Exposition, KEPT_UNUSED, Kind, Metrics, PluginMetrics, PluginVerdict, ReasonFamily,
     RequestSample, RouteLabels, RouteMetrics, StreamRouteMetrics, Usage, WorkerMetrics, host_name, usage,
 };
-pub use record::{BlockedRecord, ConnectionRecord, HttpRecord, Times, UpstreamRecord, VerdictRecord};
+pub use record::{
+    BlockedRecord, ClientText, ConnectionRecord, HttpRecord, Times, UpstreamRecord, VerdictRecord,
+};

@@ -4,12 +4,13 @@
 //! written. Empty texts, `None` and empty lists leave their key out of the line.
 //! The schema is in `docs/observability.md`; a key once there keeps its meaning.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::message::{AddressText, Client, Fields, Name};
 
-use super::json::Object;
+use super::json::{self, Object, key};
 use super::log_config::LogConfig;
 
 /// An HTTP request that ended, however it did. `kind` is `request`.
@@ -17,10 +18,14 @@ use super::log_config::LogConfig;
 /// Host and uri are those the client asked for, before filters rewrote them.
 #[derive(Debug, Clone, Copy)]
 pub struct HttpRecord<'a> {
+    /// When it ended.
+    pub ended: Instant,
     /// The connection it came by.
     pub client: &'a Client,
     /// The client after trusted hops' headers were believed.
     pub client_ip: IpAddr,
+    /// What lines say of the connection's client, kept with the connection.
+    pub client_text: Option<&'a ClientText>,
     /// The listener's id.
     pub listener: &'a str,
     /// `HTTP/1.1` and so on; empty when the head never came.
@@ -167,6 +172,18 @@ pub struct VerdictRecord<'a> {
     pub reason: &'a str,
 }
 
+/// What the lines of one connection say of its client, written once.
+#[derive(Debug, Default)]
+pub struct ClientText(OnceCell<Box<[u8]>>);
+
+impl ClientText {
+    fn get(&self, client: &Client, listener: &str, config: &LogConfig) -> &[u8] {
+        self.0.get_or_init(|| {
+            json::fields(config.value_max, |line| write_client(line, client, client.ip(), listener))
+        })
+    }
+}
+
 impl HttpRecord<'_> {
     /// Whether sampling may leave it out.
     pub(super) fn is_ordinary(&self) -> bool {
@@ -175,28 +192,32 @@ impl HttpRecord<'_> {
 
     /// Writes the fields behind those every line has.
     pub(super) fn write(&self, line: &mut Object<'_>, config: &LogConfig) {
-        line.text_unless_empty("request_id", self.request_id.as_bytes());
-        line.text_unless_empty("trace_id", self.trace_id.as_bytes());
-        write_client(line, self.client, self.client_ip, self.listener);
-        line.text_unless_empty("protocol", self.protocol.as_bytes());
-        line.text_unless_empty("method", self.method.as_bytes());
-        line.text_unless_empty("scheme", self.scheme.as_bytes());
-        line.text_unless_empty("host", self.host);
+        line.text_unless_empty(key!("request_id"), self.request_id.as_bytes());
+        line.text_unless_empty(key!("trace_id"), self.trace_id.as_bytes());
+        match self.client_text.filter(|_| self.client_ip == self.client.ip()) {
+            Some(text) => line.raw(text.get(self.client, self.listener, config)),
+            None => write_client(line, self.client, self.client_ip, self.listener),
+        }
+        // Of our own making, or a token: nothing to escape.
+        line.plain_unless_empty(key!("protocol"), self.protocol.as_bytes());
+        line.plain_unless_empty(key!("method"), self.method.as_bytes());
+        line.plain_unless_empty(key!("scheme"), self.scheme.as_bytes());
+        line.text_unless_empty(key!("host"), self.host);
         if !self.path.is_empty() {
             match self.query.filter(|_| config.query) {
-                Some(query) => line.joined("uri", self.path, b"?", query),
-                None => line.text("uri", self.path),
+                Some(query) => line.joined(key!("uri"), self.path, b"?", query),
+                None => line.text(key!("uri"), self.path),
             }
         }
-        line.number("status", self.status.into());
-        line.number("bytes_in", self.bytes_in);
-        line.number("bytes_out", self.bytes_out);
-        line.text_unless_empty("upgrade", self.upgrade.as_bytes());
-        line.text_unless_empty("route", self.route.as_bytes());
-        line.text_unless_empty("service", self.service.as_bytes());
+        line.number(key!("status"), self.status.into());
+        line.number(key!("bytes_in"), self.bytes_in);
+        line.number(key!("bytes_out"), self.bytes_out);
+        line.text_unless_empty(key!("upgrade"), self.upgrade.as_bytes());
+        line.text_unless_empty(key!("route"), self.route.as_bytes());
+        line.text_unless_empty(key!("service"), self.service.as_bytes());
         self.upstream.write(line);
         self.times.write(line);
-        line.text_unless_empty("reason", self.reason.as_bytes());
+        line.text_unless_empty(key!("reason"), self.reason.as_bytes());
         write_verdicts(line, self.verdicts);
         if let Some(headers) = self.headers {
             write_headers(line, headers, &config.headers);
@@ -206,61 +227,64 @@ impl HttpRecord<'_> {
 
 impl ConnectionRecord<'_> {
     pub(super) fn write(&self, line: &mut Object<'_>) {
-        line.text_unless_empty("request_id", self.request_id.as_bytes());
+        line.text_unless_empty(key!("request_id"), self.request_id.as_bytes());
         write_client(line, self.client, self.client.ip(), self.listener);
-        line.text_unless_empty("protocol", self.protocol.as_bytes());
-        line.number("bytes_in", self.bytes_in);
-        line.number("bytes_out", self.bytes_out);
+        line.text_unless_empty(key!("protocol"), self.protocol.as_bytes());
+        line.number(key!("bytes_in"), self.bytes_in);
+        line.number(key!("bytes_out"), self.bytes_out);
         if self.frames_in + self.frames_out > 0 {
-            line.number("frames_in", self.frames_in);
-            line.number("frames_out", self.frames_out);
+            line.number(key!("frames_in"), self.frames_in);
+            line.number(key!("frames_out"), self.frames_out);
         }
-        line.text_unless_empty("user", self.user.as_bytes());
-        line.text_unless_empty("route", self.route.as_bytes());
+        line.text_unless_empty(key!("user"), self.user.as_bytes());
+        line.text_unless_empty(key!("route"), self.route.as_bytes());
         self.upstream.write(line);
         self.times.write(line);
-        line.text_unless_empty("reason", self.reason.as_bytes());
+        line.text_unless_empty(key!("reason"), self.reason.as_bytes());
         write_verdicts(line, self.verdicts);
     }
 }
 
 impl BlockedRecord<'_> {
     pub(super) fn write(&self, line: &mut Object<'_>) {
-        line.text_unless_empty("request_id", self.request_id.as_bytes());
+        line.text_unless_empty(key!("request_id"), self.request_id.as_bytes());
         write_client(line, self.client, self.client_ip, self.listener);
-        line.text_unless_empty("protocol", self.protocol.as_bytes());
-        line.text_unless_empty("route", self.route.as_bytes());
+        line.text_unless_empty(key!("protocol"), self.protocol.as_bytes());
+        line.text_unless_empty(key!("route"), self.route.as_bytes());
         if let Some(command) = self.command {
-            line.number("command", command);
+            line.number(key!("command"), command);
         }
         if let Some(sequence) = self.sequence {
-            line.number("sequence", sequence);
+            line.number(key!("sequence"), sequence);
         }
-        line.text_unless_empty("user", self.user.as_bytes());
-        line.number("bytes_in", self.bytes_in);
-        line.text_unless_empty("reason", self.verdict.reason.as_bytes());
+        line.text_unless_empty(key!("user"), self.user.as_bytes());
+        line.number(key!("bytes_in"), self.bytes_in);
+        line.text_unless_empty(key!("reason"), self.verdict.reason.as_bytes());
         write_verdicts(line, std::slice::from_ref(&self.verdict));
     }
 }
 
 impl UpstreamRecord<'_> {
     fn write(&self, line: &mut Object<'_>) {
-        line.text_unless_empty("upstream", self.id.as_bytes());
-        line.text_unless_empty("line", self.line.as_bytes());
+        line.text_unless_empty(key!("upstream"), self.id.as_bytes());
+        line.text_unless_empty(key!("line"), self.line.as_bytes());
         if let Some(node) = self.node {
-            line.plain("node", &AddressText::of_socket(node));
+            line.plain(key!("node"), &AddressText::of_socket(node));
         }
         if self.attempts > 0 {
-            line.number("attempts", self.attempts.into());
+            line.number(key!("attempts"), self.attempts.into());
         }
     }
 }
 
 impl Times {
     fn write(&self, line: &mut Object<'_>) {
-        line.milliseconds("duration_ms", self.total);
-        let parts =
-            [("connect_ms", self.connect), ("header_ms", self.header), ("upstream_ms", self.upstream)];
+        line.milliseconds(key!("duration_ms"), self.total);
+        let parts = [
+            (key!("connect_ms"), self.connect),
+            (key!("header_ms"), self.header),
+            (key!("upstream_ms"), self.upstream),
+        ];
         for (key, value) in parts {
             if let Some(value) = value {
                 line.milliseconds(key, value);
@@ -270,23 +294,23 @@ impl Times {
 }
 
 fn write_client(line: &mut Object<'_>, client: &Client, ip: IpAddr, listener: &str) {
-    line.plain("client_ip", &AddressText::of(ip));
+    line.plain(key!("client_ip"), &AddressText::of(ip));
     // Behind a hop that only names an address the port is unknown.
     if ip == client.address.ip() {
-        line.number("client_port", client.address.port().into());
+        line.number(key!("client_port"), client.address.port().into());
     }
-    line.plain("peer", &AddressText::of_socket(client.peer));
-    line.text_unless_empty("listener", listener.as_bytes());
+    line.plain(key!("peer"), &AddressText::of_socket(client.peer));
+    line.text_unless_empty(key!("listener"), listener.as_bytes());
     let Some(tls) = &client.tls else { return };
-    line.object("tls", |line| {
-        line.text_unless_empty("version", tls.version.as_bytes());
-        line.text_unless_empty("cipher", tls.cipher.as_bytes());
-        line.text_unless_empty("sni", tls.sni.as_deref().unwrap_or_default().as_bytes());
-        line.text_unless_empty("alpn", tls.alpn.as_deref().unwrap_or_default().as_bytes());
-        line.flag("resumed", tls.resumed);
+    line.object(key!("tls"), |line| {
+        line.text_unless_empty(key!("version"), tls.version.as_bytes());
+        line.text_unless_empty(key!("cipher"), tls.cipher.as_bytes());
+        line.text_unless_empty(key!("sni"), tls.sni.as_deref().unwrap_or_default().as_bytes());
+        line.text_unless_empty(key!("alpn"), tls.alpn.as_deref().unwrap_or_default().as_bytes());
+        line.flag(key!("resumed"), tls.resumed);
         if let Some(certificate) = &tls.certificate {
-            line.text("client_subject", certificate.subject.as_bytes());
-            line.text("client_fingerprint", certificate.fingerprint.as_bytes());
+            line.text(key!("client_subject"), certificate.subject.as_bytes());
+            line.text(key!("client_fingerprint"), certificate.fingerprint.as_bytes());
         }
     });
 }
@@ -295,14 +319,14 @@ fn write_verdicts(line: &mut Object<'_>, verdicts: &[VerdictRecord<'_>]) {
     if verdicts.is_empty() {
         return;
     }
-    line.objects("verdicts", verdicts, |verdict, line| {
-        line.text("plugin", verdict.plugin.as_bytes());
-        line.text_unless_empty("version", verdict.version.as_bytes());
-        line.text("verdict", verdict.verdict.as_bytes());
+    line.objects(key!("verdicts"), verdicts, |verdict, line| {
+        line.text(key!("plugin"), verdict.plugin.as_bytes());
+        line.text_unless_empty(key!("version"), verdict.version.as_bytes());
+        line.text(key!("verdict"), verdict.verdict.as_bytes());
         if !verdict.rules.is_empty() {
-            line.texts("rules", verdict.rules);
+            line.texts(key!("rules"), verdict.rules);
         }
-        line.text_unless_empty("reason", verdict.reason.as_bytes());
+        line.text_unless_empty(key!("reason"), verdict.reason.as_bytes());
     });
 }
 
@@ -312,19 +336,24 @@ fn write_headers(line: &mut Object<'_>, headers: &Fields, names: &[String]) {
     for name in names {
         match name.as_str() {
             "user-agent" => {
-                line.text_unless_empty("user_agent", headers.value(Name::UserAgent).unwrap_or_default());
+                line.text_unless_empty(
+                    key!("user_agent"),
+                    headers.value(Name::UserAgent).unwrap_or_default(),
+                );
             }
-            "referer" => line.text_unless_empty("referer", headers.value(Name::Referer).unwrap_or_default()),
+            "referer" => {
+                line.text_unless_empty(key!("referer"), headers.value(Name::Referer).unwrap_or_default())
+            }
             name => others |= headers.value_of(name.as_bytes()).is_some(),
         }
     }
     if !others {
         return;
     }
-    line.object("headers", |line| {
+    line.object(key!("headers"), |line| {
         for name in names.iter().filter(|name| *name != "user-agent" && *name != "referer") {
             if let Some(value) = headers.value_of(name.as_bytes()) {
-                line.text(name, value);
+                line.text_named(name, value);
             }
         }
     });

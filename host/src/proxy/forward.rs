@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use crate::filter::{BodyAction, Filters};
 use crate::message::forwarded::Origin;
 use crate::message::{
-    BodyLength, Downstream, Name, RequestShape, ResponseHead, TransferError, UpstreamExchange, UpstreamView,
+    BodyLength, Downstream, Name, RequestShape, ResponseHead, Subject, TransferError, UpstreamExchange,
+    UpstreamView,
 };
 use crate::net::http1::ClientConnection;
 use crate::net::{LazyTimer, http2};
@@ -80,19 +81,14 @@ pub(super) async fn forward<D: Downstream>(
     }
     journey.upstream = Some(Arc::clone(&upstream));
     let plan = prepare(journey, route, filters, edge, origin, down, &upstream)?;
-    let hash = upstream.hash_key(&crate::message::Subject {
-        client_port: journey.exchange.client_port,
-        params: Some(&journey.exchange.params),
-        labels: journey.exchange.labels.as_deref(),
-        ..crate::message::Subject::of_request(
-            &journey.exchange.client,
-            journey.exchange.client_ip,
-            &journey.exchange.request,
-        )
-    });
+    let hash = if upstream.is_hashed() { hash_of(journey, &upstream) } else { 0 };
     let mut upload = Upload::new(journey.exchange.body.clone());
     let mut tried = Tried::default();
-    let began = Instant::now();
+    // Where filters may have waited the clock is asked again.
+    let began = match filters.sees_requests() || journey.exchange.body.is_some() {
+        true => Instant::now(),
+        false => journey.exchange.started,
+    };
     journey.forwarded = Some(began);
     let mut last = None;
     loop {
@@ -103,7 +99,7 @@ pub(super) async fn forward<D: Downstream>(
         let own = journey.exchange.upstream_host();
         let own = if own.is_empty() { &target.node.name } else { own };
         let host = upstream.host_for(&target.node, own);
-        if host != journey.exchange.request.authority() {
+        if host.as_bytes() != journey.exchange.request.authority_bytes() {
             let host = host.to_owned();
             journey.exchange.request.set_authority(&host);
         }
@@ -126,6 +122,16 @@ pub(super) async fn forward<D: Downstream>(
     }
 }
 
+fn hash_of(journey: &Journey, upstream: &Upstream) -> u64 {
+    let exchange = &journey.exchange;
+    upstream.hash_key(&Subject {
+        client_port: exchange.client_port,
+        params: Some(&exchange.params),
+        labels: exchange.labels.as_deref(),
+        ..Subject::of_request(&exchange.client, exchange.client_ip, &exchange.request)
+    })
+}
+
 /// Makes the head ready to leave and gathers what all attempts share.
 fn prepare<'a, D: Downstream>(
     journey: &mut Journey,
@@ -142,7 +148,11 @@ fn prepare<'a, D: Downstream>(
     if let Some(protocols) = stripped.upgrade.filter(|_| route.enable_websocket && down.asks_upgrade()) {
         handshake = upgrade::Handshake::of(&exchange.request, protocols, down.request_length())?;
     }
-    origin.pass_on(&mut exchange.request, &exchange.client, &edge.settings.trusted);
+    if down.is_tunnel() && handshake.is_none() {
+        return Err(ProxyError::Handshake("websocket_not_enabled"));
+    }
+    let memory = &edge.memory.addresses;
+    origin.pass_on(&mut exchange.request, &exchange.client, &edge.settings.trusted, memory);
     let body = match &exchange.body {
         Some(_) if down.request_length() == BodyLength::None => BodyLength::None,
         Some(held) => BodyLength::Known(held.len() as u64),
@@ -389,7 +399,7 @@ async fn drive<D: Downstream, U: UpstreamExchange>(
     let took = began.elapsed();
     journey.header = Some(took);
     if let Some(target) = &journey.target {
-        target.report(Outcome::Status(head.status), took);
+        target.report_at(Outcome::Status(head.status), took, began + took);
     }
     if head.status == 101 {
         if let Some(handshake) = &plan.upgrade {
@@ -398,6 +408,9 @@ async fn drive<D: Downstream, U: UpstreamExchange>(
         }
         journey.status = 101;
         return Ok(Driven::Switched(head));
+    }
+    if down.is_tunnel() && head.status < 300 {
+        return Err(ProxyError::Upstream(TransferError::Malformed("upgrade_not_taken")));
     }
     outgoing::strip_response(&mut head.fields);
     let action = run_response_filters(journey, plan, &mut head, took);

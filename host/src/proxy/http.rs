@@ -17,14 +17,14 @@ use tokio::time::Instant;
 
 use crate::config::objects::Limits;
 use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Verdict};
-use crate::message::forwarded::Origin;
+use crate::message::forwarded::{AddressMemory, Origin};
 use crate::message::trace::{self, IdSource};
 use crate::message::{BodyLength, Client, Downstream, IpSet, Method, Name, RequestHead, Scheme, Subject};
 use crate::net::http1::{HeadLimits, RequestError, ServerConnection};
 use crate::net::path::Slashes;
 use crate::net::tls::{ClientAuth, TlsProfile, check_client};
 use crate::net::{Accepted, Drain, LazyTimer, Listener};
-use crate::observe::{HttpRecord, ReasonFamily, Times, UpstreamRecord};
+use crate::observe::{ClientText, HttpRecord, ReasonFamily, Times, UpstreamRecord};
 use crate::upstream::Timeouts;
 
 use super::error::{ProxyError, for_grpc, refusal};
@@ -103,6 +103,17 @@ pub struct Edge {
     pub rule: Option<Arc<ClientAuth>>,
     /// Tells when the connection is to end.
     pub drain: Drain,
+    /// What its requests have in common.
+    pub memory: Rc<EdgeMemory>,
+}
+
+/// What every request of a connection would work out anew.
+#[derive(Debug, Default)]
+pub struct EdgeMemory {
+    /// What the log says of the client.
+    pub log_text: ClientText,
+    /// The address headers of the request before.
+    pub addresses: AddressMemory,
 }
 
 /// How an exchange ended, for its connection.
@@ -120,7 +131,7 @@ pub enum Ended {
 pub async fn serve_http1(worker: SharedWorker, accepted: Accepted, settings: Rc<HttpSettings>) {
     let scheme = if accepted.stream.is_tls() { Scheme::Https } else { Scheme::Http };
     let Accepted { stream, client, first, rule, drain, .. } = accepted;
-    let edge = Edge { client, settings, rule, drain: drain.clone() };
+    let edge = Edge { client, settings, rule, drain: drain.clone(), memory: Rc::default() };
     let head_limits = Rc::clone(&edge.settings.head);
     let mut connection = ServerConnection::new(stream, first, worker.buffers.clone(), head_limits, scheme);
     let mut timer = LazyTimer::new();
@@ -168,7 +179,7 @@ async fn next_request(
     settings: &HttpSettings,
     drain: &Drain,
 ) -> Next {
-    let began = Instant::now();
+    let mut waiting_since = None;
     let mut receiving_since = None;
     poll_fn(|context| {
         match connection.poll_request(context) {
@@ -186,7 +197,10 @@ async fn next_request(
             }
             return match settings.idle_timeout.is_zero() {
                 true => Poll::Pending,
-                false => timer.poll_until(context, began + settings.idle_timeout).map(|()| Next::End),
+                false => {
+                    let since = *waiting_since.get_or_insert_with(Instant::now);
+                    timer.poll_until(context, since + settings.idle_timeout).map(|()| Next::End)
+                }
             };
         }
         // Counted from the head's first byte, so that dripping does not help.
@@ -226,8 +240,10 @@ pub(super) async fn refuse<D: Downstream>(
     let moved = down.moved();
     if worker.log.is_on() {
         worker.log.http(&HttpRecord {
+            ended: std::time::Instant::now(),
             client: &edge.client,
             client_ip: edge.client.ip(),
+            client_text: Some(&edge.memory.log_text),
             listener: &edge.settings.listener,
             protocol: "",
             method: "",
@@ -284,7 +300,7 @@ pub async fn exchange<D: Downstream>(
     let mut request = Exchange::new(head, Arc::clone(&edge.client), origin.ip, started);
     request.client_port = origin.port.unwrap_or_default();
     request.hop_is_trusted = edge.settings.trusted.contains(edge.client.ip());
-    let mut journey = Journey::begin(Rc::clone(worker), Arc::clone(&edge.settings.listener), request);
+    let mut journey = Journey::begin(Rc::clone(worker), edge, request);
     journey.path = path;
     journey.trace_id =
         trace.map(|trace| SmallVec::from_slice(trace.trace_id().as_bytes())).unwrap_or_default();

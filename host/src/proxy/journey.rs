@@ -4,6 +4,7 @@
 //! client reset the stream, the worker drains) is told of as well.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,14 @@ use crate::observe::{HttpRecord, ReasonFamily, RequestSample, Times, UpstreamRec
 use crate::snapshot::Route;
 use crate::upstream::{Target, Upstream};
 
+use super::http::{Edge, EdgeMemory};
 use super::worker::SharedWorker;
 
 /// An exchange on its way, and what is known of it so far.
 pub(super) struct Journey {
     pub(super) worker: SharedWorker,
     pub(super) listener: Arc<str>,
+    pub(super) memory: Rc<EdgeMemory>,
     pub(super) exchange: Exchange,
     pub(super) route: Option<Arc<Route>>,
     pub(super) upstream: Option<Arc<Upstream>>,
@@ -44,11 +47,14 @@ pub(super) struct Journey {
 }
 
 impl Journey {
-    pub(super) fn begin(worker: SharedWorker, listener: Arc<str>, exchange: Exchange) -> Self {
+    // Inlined, as the exchange's own making is: so it is made where it stays.
+    #[inline]
+    pub(super) fn begin(worker: SharedWorker, edge: &Edge, exchange: Exchange) -> Self {
         worker.metrics.request_started();
         Self {
             worker,
-            listener,
+            listener: Arc::clone(&edge.settings.listener),
+            memory: Rc::clone(&edge.memory),
             exchange,
             route: None,
             upstream: None,
@@ -67,7 +73,7 @@ impl Journey {
         }
     }
 
-    fn log(&self, total: Duration, upstream_time: Option<Duration>) {
+    fn log(&self, ended: Instant, total: Duration, upstream_time: Option<Duration>) {
         let exchange = &self.exchange;
         let (host, path, query) = exchange.original();
         let verdicts: SmallVec<[VerdictRecord<'_>; 2]> = exchange
@@ -82,8 +88,10 @@ impl Journey {
             .collect();
         let labels = exchange.labels.as_deref();
         self.worker.log.http(&HttpRecord {
+            ended,
             client: &exchange.client,
             client_ip: exchange.client_ip,
+            client_text: Some(&self.memory.log_text),
             listener: &self.listener,
             protocol: exchange.request.version.as_str(),
             method: exchange.request.method.as_str(),
@@ -138,7 +146,7 @@ impl Drop for Journey {
         }
         self.worker.metrics.request_finished();
         if self.worker.log.is_on() {
-            self.log(total, upstream_time);
+            self.log(now, total, upstream_time);
         }
     }
 }

@@ -166,23 +166,24 @@ impl Upload {
     }
 }
 
-/// Since when something waits without progress.
+/// Since when something waits without progress. What never waits never looks
+/// at the clock.
 struct Patience {
-    since: Instant,
+    since: Option<Instant>,
     moved: u64,
     pace: Option<(Instant, u64)>,
 }
 
 impl Patience {
     fn new() -> Self {
-        Self { since: Instant::now(), moved: 0, pace: None }
+        Self { since: None, moved: 0, pace: None }
     }
 
     /// Notes how much has moved in all.
     fn note(&mut self, moved: u64) {
         if moved != self.moved {
             self.moved = moved;
-            self.since = Instant::now();
+            self.since = None;
         }
     }
 
@@ -190,17 +191,18 @@ impl Patience {
     /// the window in which too little moved.
     fn until(&mut self, wait: Wait, limit: Duration, bounds: &Bounds<'_>) -> Option<Instant> {
         let limits = bounds.limits;
-        let stalled = (!limit.is_zero()).then(|| self.since + limit);
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let stalled = (!limit.is_zero()).then(|| since + limit);
         if wait != Wait::Client || bounds.is_patient || limits.min_rate == 0 {
             self.pace = None;
             return stalled;
         }
         let needed = (f64::from(limits.min_rate) * limits.min_rate_window.as_secs_f64()) as u64;
-        let (start, from) = *self.pace.get_or_insert((self.since, self.moved));
+        let (start, from) = *self.pace.get_or_insert((since, self.moved));
         let start = match self.moved - from >= needed {
             true => {
-                self.pace = Some((self.since, self.moved));
-                self.since
+                self.pace = Some((since, self.moved));
+                since
             }
             false => start,
         };

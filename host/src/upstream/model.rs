@@ -347,6 +347,12 @@ impl Upstream {
         self.hash_key.as_ref().map_or(0, |key| key.hash(subject))
     }
 
+    /// Whether [`hash_key`](Self::hash_key) looks at the request at all.
+    #[must_use]
+    pub fn is_hashed(&self) -> bool {
+        self.hash_key.is_some()
+    }
+
     /// The Host a request to `node` carries; `own` is the client's.
     #[must_use]
     pub fn host_for<'a>(&'a self, node: &'a Node, own: &'a str) -> &'a str {

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::model::{Generation, PoolKey};
 use super::select::Target;
@@ -77,14 +77,26 @@ pub struct IdlePool<C> {
     kept: Cell<usize>,
     kept_max: usize,
     workers: u32,
+    /// When it was swept last: exact enough for times of many seconds, without
+    /// asking the clock twice a request.
+    swept: Cell<Instant>,
 }
+
+/// Idle times from this on are told by the last sweep.
+const COARSE_MIN: Duration = Duration::from_secs(5);
 
 impl<C: Reusable> IdlePool<C> {
     /// A pool of at most `kept_max` idle connections over all nodes, on one of
     /// `workers` workers: each keeps its part of a node's `keepalive_pool.size`.
     #[must_use]
     pub fn new(kept_max: usize, workers: u32) -> Self {
-        Self { stacks: RefCell::default(), kept: Cell::new(0), kept_max, workers: workers.max(1) }
+        Self {
+            stacks: RefCell::default(),
+            kept: Cell::new(0),
+            kept_max,
+            workers: workers.max(1),
+            swept: Cell::new(Instant::now()),
+        }
     }
 
     /// The connection to this node that came back last and can be used.
@@ -103,7 +115,7 @@ impl<C: Reusable> IdlePool<C> {
             }
             let mut pooled = stack.idle.remove(at);
             self.kept.set(self.kept.get() - 1);
-            let is_fresh = pooled.idle_since.elapsed() < idle_max;
+            let is_fresh = self.now(idle_max).saturating_duration_since(pooled.idle_since) < idle_max;
             if is_fresh
                 && target.node.is_current(pooled.address, &mut pooled.generation)
                 && pooled.connection.is_usable()
@@ -138,14 +150,19 @@ impl<C: Reusable> IdlePool<C> {
             stack.idle.remove(0);
             self.kept.set(self.kept.get() - 1);
         }
-        pooled.idle_since = Instant::now();
+        pooled.idle_since = self.now(key.limits.idle_timeout);
         stack.idle.push(pooled);
         self.kept.set(self.kept.get() + 1);
+    }
+
+    fn now(&self, limit: Duration) -> Instant {
+        if limit < COARSE_MIN { Instant::now() } else { self.swept.get() }
     }
 
     /// Closes what is idle too long, closed by the node, or of a node that is
     /// gone. To be called about once a second. Returns how many were closed.
     pub fn sweep(&self, now: Instant) -> usize {
+        self.swept.set(now);
         let mut stacks = self.stacks.borrow_mut();
         let before = self.kept.get();
         stacks.retain(|_, stack| {

@@ -123,7 +123,11 @@ impl Target {
     /// the request to the answer's head. Feeds the passive checks, the averages
     /// and the state of node and line. Failed connects report themselves.
     pub fn report(&self, outcome: Outcome, took: Duration) {
-        let now = Instant::now();
+        self.report_at(outcome, took, Instant::now());
+    }
+
+    /// [`report`](Self::report) by someone who knows what time it is.
+    pub fn report_at(&self, outcome: Outcome, took: Duration, now: Instant) {
         let sign = match outcome {
             Outcome::Abandoned => return,
             Outcome::Failed(failure) => Some(Sign::Bad(failure)),
@@ -195,6 +199,12 @@ impl Upstream {
     /// # Errors
     /// [`NoLine`] when there is nothing left to try.
     pub fn select(&self, hash: u64, tried: &mut Tried) -> Result<Target, NoLine> {
+        // Nearly always the first line by priority has a node that is up.
+        if self.failover.prefer == Prefer::Priority
+            && let Some(node) = self.lines.first().and_then(|_| self.pick(0, Pass::Up, hash, tried))
+        {
+            return Ok(self.take(0, node, Pass::Up, tried));
+        }
         let order = self.order();
         for pass in PASSES {
             for &index in &order {

@@ -115,7 +115,12 @@ fn passed_on(peer: &str, list: &[(&str, &str)], authority: &str) -> Vec<(String,
     let mut head =
         RequestHead::new(Method::Get, Version::Http11, Scheme::Https, authority, path, None, fields);
     let client = client(peer);
-    Origin::of(&client, &head.fields, &trusted()).pass_on(&mut head, &client, &trusted());
+    Origin::of(&client, &head.fields, &trusted()).pass_on(
+        &mut head,
+        &client,
+        &trusted(),
+        &AddressMemory::default(),
+    );
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     head.fields.iter().map(|(name, value)| (text(name), text(value))).collect()
 }

@@ -120,9 +120,11 @@ impl BodyWrite for ClientConnection {
 impl UpstreamExchange for ClientConnection {
     fn send_head(&mut self, head: &RequestHead, shape: RequestShape<'_>) -> Result<(), TransferError> {
         encode::check(&head.fields)?;
-        if head.authority().bytes().any(|byte| byte <= b' ')
-            || head.path().bytes().any(|byte| byte <= b' ')
-            || head.query().is_some_and(|query| query.bytes().any(|byte| byte <= b' '))
+        // Every byte is looked at, which the compiler can do many at a time.
+        let has_space = |text: &[u8]| text.iter().fold(false, |found, byte| found | (*byte <= b' '));
+        if has_space(head.authority_bytes())
+            || has_space(head.path_bytes())
+            || head.query_bytes().is_some_and(has_space)
         {
             return Err(TransferError::Malformed("space_in_target"));
         }

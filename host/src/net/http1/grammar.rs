@@ -4,8 +4,9 @@ use std::mem::MaybeUninit;
 
 use crate::message::{Field, Fields, Name, Span};
 
-/// Fields that need no memory but the stack's.
-const STACK_FIELDS: usize = 128;
+/// Fields that need no memory but the stack's: as many as the limits for
+/// requests and responses are unless they were raised.
+const STACK_FIELDS: usize = 256;
 
 /// What `Content-Length`, `Transfer-Encoding` and `Connection` say, gathered
 /// while the fields of a head are taken over.

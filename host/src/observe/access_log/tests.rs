@@ -23,8 +23,10 @@ fn client() -> Client {
 
 fn request(client: &Client) -> HttpRecord<'_> {
     HttpRecord {
+        ended: std::time::Instant::now(),
         client,
         client_ip: client.ip(),
+        client_text: None,
         listener: "edge",
         protocol: "HTTP/2.0",
         method: "GET",
@@ -290,4 +292,16 @@ fn the_clock_is_rfc_3339_in_utc() {
     ] {
         assert_eq!(clock.at(Duration::from_millis(millis)), text.as_bytes());
     }
+}
+
+#[test]
+fn lines_between_two_looks_at_the_systems_clock_go_by_the_time_that_passed() {
+    let mut clock = Clock::default();
+    let start = Instant::now();
+    clock.text(start);
+    let (_, wall) = clock.anchor.unwrap();
+    let step = Duration::from_millis(100);
+    assert_eq!(clock.text(start + step), Clock::default().at(wall + step));
+    clock.text(start + ANCHOR_AGE_MAX);
+    assert_eq!(clock.anchor.unwrap().0, start + ANCHOR_AGE_MAX, "the system's clock was asked again");
 }
