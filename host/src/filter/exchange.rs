@@ -25,7 +25,11 @@ impl RequestId {
         let bytes = self.0.get_or_init(|| {
             let mut random = [0_u8; 16];
             super::plugins::random_bytes(&mut random);
-            random.iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect()
+            let mut text = [0_u8; 32];
+            for (pair, byte) in text.chunks_exact_mut(2).zip(random) {
+                pair.copy_from_slice(&[hex(byte >> 4), hex(byte & 15)]);
+            }
+            SmallVec::from_slice(&text)
         });
         // Only ASCII gets in.
         std::str::from_utf8(bytes).unwrap_or_default()

@@ -177,6 +177,16 @@ impl RequestHead {
         }
     }
 
+    /// The [`host`](Self::host) as bytes.
+    #[must_use]
+    pub fn host_bytes(&self) -> &[u8] {
+        let authority = self.authority_bytes();
+        match memchr::memrchr(b':', authority) {
+            Some(colon) if memchr::memchr(b']', &authority[colon..]).is_none() => &authority[..colon],
+            _ => authority,
+        }
+    }
+
     /// The path in normal form, beginning with `/` (or `*` for OPTIONS).
     #[must_use]
     pub fn path(&self) -> &str {
@@ -264,7 +274,7 @@ mod tests {
             let span = fields.store(authority.as_bytes());
             let path = fields.store(b"/");
             let head = RequestHead::new(Method::Get, Version::Http11, Scheme::Http, span, path, None, fields);
-            assert_eq!(head.host(), host);
+            assert_eq!((head.host(), head.host_bytes()), (host, host.as_bytes()));
         }
     }
 }

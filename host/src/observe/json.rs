@@ -124,9 +124,9 @@ impl<'b> Object<'b> {
     /// A duration in milliseconds with three decimals.
     pub(super) fn milliseconds(&mut self, key: Key, value: Duration) {
         self.key(key);
-        let micros = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
-        self.out.extend_from_slice(itoa::Buffer::new().format(micros / 1000).as_bytes());
-        let rest = (micros % 1000) as u32;
+        let millis = value.as_secs().saturating_mul(1000).saturating_add(value.subsec_millis().into());
+        self.out.extend_from_slice(itoa::Buffer::new().format(millis).as_bytes());
+        let rest = value.subsec_micros() % 1000;
         let digit = |value: u32| b'0' + (value % 10) as u8;
         self.out.extend_from_slice(&[b'.', digit(rest / 100), digit(rest / 10), digit(rest)]);
     }
@@ -185,11 +185,27 @@ fn write_text(out: &mut Vec<u8>, value: &[u8], max: usize) {
     out.push(b'"');
 }
 
-/// Whether a text needs no escape. Looks at every byte without stopping early,
-/// which lets the compiler take many at a time.
+/// Whether a text needs no escape, eight bytes at a time.
 fn is_plain(value: &[u8]) -> bool {
-    let special = |byte: u8| !(0x20..0x7f).contains(&byte) | (byte == b'"') | (byte == b'\\');
-    !value.iter().fold(false, |found, byte| found | special(*byte))
+    let mut chunks = value.chunks_exact(8);
+    let mut special = 0;
+    for chunk in &mut chunks {
+        special |= special_bytes(u64::from_le_bytes(chunk.try_into().unwrap_or_default()));
+    }
+    let mut rest = [b' '; 8];
+    rest[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
+    special | special_bytes(u64::from_le_bytes(rest)) == 0
+}
+
+/// Not zero if one of eight bytes is a control character, DEL, outside ASCII, a
+/// quote or a backslash. The tests for "below" and "equal" are exact as to
+/// whether there is one, which is all that is asked.
+fn special_bytes(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let equal = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    (word | below(word, 0x20) | equal(0x7f) | equal(b'"') | equal(b'\\')) & HIGH
 }
 
 /// Appends `value` escaped; says whether it fitted into what is `left`.
@@ -257,6 +273,21 @@ mod tests {
             let expected = if byte < 0x80 { char::from(byte) } else { '\u{fffd}' };
             assert_eq!(back, format!("a{expected}z"));
         }
+    }
+
+    #[test]
+    fn plain_is_what_needs_no_escape_wherever_it_stands() {
+        for byte in 0..=255_u8 {
+            let plain = (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+            for length in 1..20 {
+                for at in 0..length {
+                    let mut text = vec![b'a'; length];
+                    text[at] = byte;
+                    assert_eq!(is_plain(&text), plain, "{byte:#x} at {at} of {length}");
+                }
+            }
+        }
+        assert!(is_plain(b""));
     }
 
     #[test]

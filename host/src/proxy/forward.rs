@@ -195,7 +195,7 @@ async fn attempt<D: Downstream>(
         };
         journey.address = Some(pooled.address());
         let was_used = pooled.requests() > 0;
-        match drive(journey, plan, down, &mut pooled.connection, upload, timer).await {
+        match drive(journey, plan, down, &mut *pooled.connection, upload, timer).await {
             Ok(Driven::Answered) => {
                 if pooled.connection.is_reusable() {
                     journey.worker.pools.http1.put(pooled);
@@ -203,13 +203,13 @@ async fn attempt<D: Downstream>(
                 return Ok(Passed::Answered);
             }
             Ok(Driven::Switched(head)) => {
-                return Ok(Passed::Upgraded(Switched { head, connection: pooled.connection }));
+                return Ok(Passed::Upgraded(Switched { head, connection: *pooled.connection }));
             }
             Err(error) => {
                 // A kept connection may have been closed in the moment it was
                 // used: that says nothing of the node. A fresh one tells.
                 let stale = was_used && !fresh && error.is_break();
-                match judge(journey, error, &pooled.connection, upload, down) {
+                match judge(journey, error, &*pooled.connection, upload, down) {
                     Attempt::Again(_) if stale => {
                         upload.restart();
                         fresh = true;
@@ -261,7 +261,7 @@ fn report(journey: &Journey, attempt: Attempt) -> Attempt {
 }
 
 fn tls_name<'a>(journey: &'a Journey, target: &'a Target) -> Option<&'a str> {
-    target.tls_name(Some(journey.exchange.request.host()))
+    if target.is_tls() { target.tls_name(Some(journey.exchange.request.host())) } else { None }
 }
 
 fn take_idle(journey: &Journey) -> Option<Pooled<ClientConnection>> {

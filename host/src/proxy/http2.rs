@@ -103,7 +103,8 @@ where
             connection.drain();
         }
         let task = stream(Rc::clone(worker), edge.clone(), accepted, Open::new(&streams));
-        worker.tasks.spawn(task);
+        // Boxed: a task's future is moved several times, and this one is large.
+        worker.tasks.spawn(Box::pin(task));
     }
 }
 

@@ -59,14 +59,13 @@ fn takes_trailers(fields: &Fields) -> bool {
 
 /// Removes what `Connection` names.
 fn strip_named(fields: &mut Fields) {
+    if fields.values(Name::Connection).flat_map(tokens).all(is_own) {
+        return;
+    }
     let named: smallvec::SmallVec<[Box<[u8]>; 2]> = fields
         .values(Name::Connection)
         .flat_map(tokens)
-        .filter(|token| {
-            ![&b"close"[..], b"keep-alive", b"upgrade", b"te"]
-                .iter()
-                .any(|own| token.eq_ignore_ascii_case(own))
-        })
+        .filter(|token| !is_own(token))
         .take(TOKENS_MAX)
         .map(Box::from)
         .collect();
@@ -77,6 +76,17 @@ fn strip_named(fields: &mut Fields) {
         if !is_ours {
             fields.remove(&name);
         }
+    }
+}
+
+/// Whether a token of `Connection` is its own option and names no field.
+fn is_own(token: &[u8]) -> bool {
+    match token.len() {
+        2 => token.eq_ignore_ascii_case(b"te"),
+        5 => token.eq_ignore_ascii_case(b"close"),
+        7 => token.eq_ignore_ascii_case(b"upgrade"),
+        10 => token.eq_ignore_ascii_case(b"keep-alive"),
+        _ => false,
     }
 }
 

@@ -249,7 +249,7 @@ impl<T> Router<T> {
     #[must_use]
     pub fn find<'r>(&'r self, subject: &Subject<'_>) -> Option<Found<'r, T>> {
         let request = subject.request?;
-        let host = request.host().as_bytes();
+        let host = request.host_bytes();
         let host = host.strip_suffix(b".").unwrap_or(host);
         let length = host.len();
         if !self.hosts.is_empty() && length > 0 {

@@ -25,8 +25,8 @@ pub trait Reusable {
 /// A connection in use, with what the pool must know to take it back.
 #[derive(Debug)]
 pub struct Pooled<C> {
-    /// The connection.
-    pub connection: C,
+    /// The connection. Boxed, since it moves from hand to hand with each request.
+    pub connection: Box<C>,
     key: Weak<PoolKey>,
     tls_name: Option<Box<str>>,
     address: SocketAddr,
@@ -42,7 +42,7 @@ impl<C> Pooled<C> {
     #[must_use]
     pub fn new(target: &Target, tls_name: Option<&str>, address: SocketAddr, connection: C) -> Self {
         Self {
-            connection,
+            connection: Box::new(connection),
             key: Arc::downgrade(&target.node.pool),
             tls_name: tls_name.map(Box::from),
             address,
@@ -133,7 +133,8 @@ impl<C: Reusable> IdlePool<C> {
         let Some(key) = pooled.key.upgrade() else { return };
         pooled.requests = pooled.requests.saturating_add(1);
         let is_kept = key.is_kept && !key.limits.idle_timeout.is_zero();
-        if !is_kept || pooled.requests >= key.limits.requests || !pooled.connection.is_usable() {
+        // Whether it is still open is looked at when it is taken.
+        if !is_kept || pooled.requests >= key.limits.requests {
             return;
         }
         let size = key.limits.size.div_ceil(self.workers) as usize;

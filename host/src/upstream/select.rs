@@ -112,6 +112,12 @@ impl Target {
         })
     }
 
+    /// Whether it is reached by TLS, so that [`tls_name`](Self::tls_name) asks for a host.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.line.plan.tls.is_some()
+    }
+
     /// Whether its connections may serve one client after the other: not when
     /// each begins with a PROXY header.
     #[must_use]

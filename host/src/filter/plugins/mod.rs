@@ -211,6 +211,13 @@ thread_local! {
 /// Fills `out` (at most 512 bytes) with random bytes nobody can guess.
 pub(super) fn random_bytes(out: &mut [u8]) {
     RANDOM.with_borrow_mut(|(pool, used)| {
+        if let Some(taken) = pool.get_mut(*used..*used + out.len()) {
+            out.copy_from_slice(taken);
+            // Nobody is to find in memory what was given out.
+            taken.fill(0);
+            *used += out.len();
+            return;
+        }
         for byte in out {
             if *used == POOL_BYTES {
                 // Without a source of randomness ids repeat, which is better

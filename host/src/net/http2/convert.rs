@@ -85,7 +85,7 @@ pub(super) fn request_head(
                     fields.append(b"cookie", &joined);
                 }
             }
-            _ => fields.append(name.as_str().as_bytes(), value.as_bytes()),
+            _ => fields.append_parsed(name.as_str().as_bytes(), value.as_bytes()),
         }
     }
     if let Some(protocol) = tunnel {
@@ -146,7 +146,7 @@ fn authority(parts: &http::request::Parts) -> Result<&str, BadRequest> {
 pub(super) fn fields_of(map: &HeaderMap) -> Fields {
     let mut fields = Fields::over(Vec::with_capacity(map.iter().map(field_bytes).sum::<usize>() + 128));
     for (name, value) in map {
-        fields.append(name.as_str().as_bytes(), value.as_bytes());
+        fields.append_parsed(name.as_str().as_bytes(), value.as_bytes());
     }
     fields
 }
@@ -168,7 +168,10 @@ pub(super) fn map_of(fields: &Fields) -> HeaderMap {
             continue;
         }
         let span = field.value.start as usize..(field.value.start + field.value.len) as usize;
-        let name = HeaderName::from_bytes(field.name.get(fields.text()));
+        let name = match usual_name(field.known) {
+            Some(name) => Ok(name),
+            None => HeaderName::from_bytes(field.name.get(fields.text())),
+        };
         // A field that HTTP/2 cannot carry was refused when it was parsed or
         // set; leaving it out keeps a slip from ending the stream.
         if let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(text.slice(span))) {
@@ -176,6 +179,20 @@ pub(super) fn map_of(fields: &Fields) -> HeaderMap {
         }
     }
     map
+}
+
+/// The name of a field that most responses have, without parsing it again.
+fn usual_name(name: Name) -> Option<HeaderName> {
+    use http::header;
+    Some(match name {
+        Name::ContentLength => header::CONTENT_LENGTH,
+        Name::ContentType => header::CONTENT_TYPE,
+        Name::ContentEncoding => header::CONTENT_ENCODING,
+        Name::Date => header::DATE,
+        Name::Server => header::SERVER,
+        Name::Location => header::LOCATION,
+        _ => return None,
+    })
 }
 
 fn is_connection_field(name: Name) -> bool {
