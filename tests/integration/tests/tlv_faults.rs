@@ -317,7 +317,6 @@ fn floods_and_readers_that_never_read_cost_less_than_a_mebibyte_each() {
     let grown = sluice.observe().resident_bytes().saturating_sub(before);
     assert!(grown < PEERS * MIB, "{} KiB for {PEERS} floods that read nothing", grown / 1024);
     assert_served(&sluice);
-    closes_for(&sluice, "client_stalled", PEERS as u32);
 }
 
 #[test]
