@@ -6,6 +6,9 @@ use crate::setup::{self, Needs};
 use crate::shell::{cargo, command, root, run};
 use crate::{boundaries, floors, fuzz, licences};
 
+/// The plugins we ship, a workspace of their own.
+const PLUGINS: &str = "plugins/Cargo.toml";
+
 /// Everything. `long` adds what takes minutes: fuzzing and the soak.
 pub(crate) fn everything(long: bool) -> Result<()> {
     setup::run(Needs::Test)?;
@@ -13,6 +16,7 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     build()?;
     // The programs the tests start are built above; a test builds nothing.
     run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
+    run(cargo(&["test", "--workspace", "--no-fail-fast", "--manifest-path", PLUGINS]))?;
     examples()?;
     if long {
         let long = ["--features", "long", "--test", "long", "--test", "long_lines"];
@@ -35,7 +39,11 @@ pub(crate) fn sources() -> Result<()> {
     boundaries::check(&root())?;
     floors::check(&root())?;
     licences::check()?;
-    run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))
+    run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    let format = ["fmt", "--manifest-path", PLUGINS, "--package", "waf", "--package", "sluice-waf"];
+    run(cargo(&[&format[..], &["--", "--check"]].concat()))?;
+    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--manifest-path", PLUGINS];
+    run(cargo(&[&lints[..], &["--", "--deny", "warnings"]].concat()))
 }
 
 fn build() -> Result<()> {

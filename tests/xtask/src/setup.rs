@@ -57,6 +57,11 @@ const PACKAGES: &[Package] = &[
         "nginx's TCP relay, a peer in benchmarks",
     ),
     package("php-cli", Sign::Program("php"), "runs the PHP site of the demo and the tests"),
+    package(
+        "modsecurity-crs",
+        Sign::File("/usr/share/modsecurity-crs/rules/REQUEST-901-INITIALIZATION.conf"),
+        "a published rule set, which the firewall's tests load",
+    ),
     package("haproxy", Sign::Program("haproxy"), "speaks PROXY v2 to us in tests, a peer in benchmarks"),
     package("curl", Sign::Program("curl"), "an HTTP/1.1 and HTTP/2 client in tests"),
     package("openssl", Sign::Program("openssl"), "s_client, a TLS client in tests"),
