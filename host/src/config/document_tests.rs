@@ -95,7 +95,7 @@ services:
             "apisix.yaml:7:5: routes[3]: must be an object with fields",
             "apisix.yaml: upstreams: must be a list of objects",
             "apisix.yaml: protos: objects of kind \"protos\" are not supported by this build yet",
-            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, upstreams, \
+            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, modules, upstreams, \
              services, plugin_configs, global_rules, routes, stream_routes",
         ]
     );

@@ -7,6 +7,7 @@
 //! the fields, at [`Store::apply`] for the rules.
 
 mod check;
+mod digest;
 mod document;
 mod id;
 mod kind;
@@ -18,6 +19,7 @@ pub mod source;
 mod store;
 
 pub use check::{CheckScope, Finding, Report, check};
+pub use digest::{Blobs, COMPONENT_BYTES_MAX, Digest};
 pub use document::{
     ALIASES_MAX, DEPTH_MAX, Document, DocumentError, FILE_BYTES_MAX, Format, NODES_MAX, Origin, Position,
     SyntaxError, parse_document, parse_object, parse_standalone, parse_value,

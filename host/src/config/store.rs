@@ -286,7 +286,11 @@ impl Store {
                 };
                 Problem {
                     field: reference.field.clone(),
-                    message: format!("{kind}/{id} {state}"),
+                    message: match kind {
+                        // Most likely a slip in the name of a built-in one.
+                        Kind::Modules => format!("unknown plugin: {kind}/{id} {state}"),
+                        _ => format!("{kind}/{id} {state}"),
+                    },
                     value: Some(format!("{:?}", id.as_str())),
                 }
             })

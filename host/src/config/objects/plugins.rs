@@ -7,10 +7,28 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::config::Problems;
+use super::Reference;
+use crate::config::{Id, Kind, Problems};
 
 /// The most plugins of one object.
 pub const PLUGINS_MAX: usize = 64;
+
+/// The plugins that are part of the program; any other name is that of a module.
+pub const BUILT_IN_PLUGINS: &[&str] = &[
+    "cors",
+    "fault-injection",
+    "ip-restriction",
+    "limit-conn",
+    "limit-count",
+    "limit-req",
+    "mocking",
+    "proxy-rewrite",
+    "real-ip",
+    "redirect",
+    "request-id",
+    "response-rewrite",
+    "traffic-split",
+];
 
 /// Plugins by name, in the order they were written.
 pub type Plugins = IndexMap<String, Plugin>;
@@ -92,6 +110,20 @@ impl<'de> Deserialize<'de> for Plugin {
 
         input.deserialize_any(PluginVisitor)
     }
+}
+
+/// The modules among plugins.
+pub(super) fn references(plugins: &Plugins) -> impl Iterator<Item = Reference> {
+    plugins.keys().filter(|name| !BUILT_IN_PLUGINS.contains(&name.as_str())).filter_map(|name| {
+        // A name that is no id is told when the plugin is built.
+        let id = Id::new(name).ok()?;
+        Some(Reference { field: format!("plugins.{name}"), kind: Kind::Modules, id })
+    })
+}
+
+/// Whether a name cannot stand among plugins.
+pub(super) fn is_reserved(name: &str) -> bool {
+    name.starts_with('_')
 }
 
 /// Checks what can be said of plugins without knowing them.

@@ -377,6 +377,10 @@ fn every_object_survives_being_written_and_read() {
             Kind::Routes,
             "uri: /a\nremote_addrs: [10.0.0.1, 10.0.0.0/8, \"::1\"]\nupstream: {nodes: []}\nlabels: {a: b}\n",
         ),
+        (
+            Kind::Modules,
+            "versions: [{version: '1', digest: 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'}]\nlimits: {memory_max: 1MiB, deadline: 20ms}\ngrants: {kv: [a]}\nconfig: {a: 1}\n",
+        ),
         (Kind::StreamRoutes, "server_port: 5\nupstream_id: 7\nprotocol: {name: tlv, conf: {replay: [1]}}\n"),
     ];
     for (kind, text) in texts {
@@ -392,6 +396,7 @@ fn every_object_survives_being_written_and_read() {
             Any::StreamRoute(object) => serde_json::to_value(&**object),
             Any::FrameFormat(object) => serde_json::to_value(&**object),
             Any::Ssl(object) => serde_json::to_value(&**object),
+            Any::Module(object) => serde_json::to_value(&**object),
         };
         let second = Any::parse(kind, &id(), &written.unwrap());
         assert_eq!(second.as_ref(), Ok(&first), "{kind} {text}");

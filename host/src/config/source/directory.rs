@@ -31,6 +31,7 @@ const BATCHES_MAX: usize = 4;
 /// A directory that is read and watched.
 #[derive(Debug)]
 pub struct DirectorySource {
+    root: PathBuf,
     pending: Arc<Pending>,
     batches: mpsc::Receiver<Batch>,
     thread: Option<JoinHandle<()>>,
@@ -48,15 +49,20 @@ impl DirectorySource {
         let root = std::path::absolute(root)?;
         let pending = Arc::new(Pending::default());
         let (sender, batches) = mpsc::channel(BATCHES_MAX);
-        let worker = Worker::new(root, pending.clone(), sender);
+        let worker = Worker::new(root.clone(), pending.clone(), sender);
         let thread =
             std::thread::Builder::new().name("config-directory".to_owned()).spawn(|| worker.run())?;
-        Ok(Self { pending, batches, thread: Some(thread) })
+        Ok(Self { root, pending, batches, thread: Some(thread) })
     }
 
     /// Waits for the next batch; `None` when the thread has ended.
     pub async fn next(&mut self) -> Option<Batch> {
         self.batches.recv().await
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     pub(super) fn pending(&self) -> Arc<Pending> {

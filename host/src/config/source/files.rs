@@ -14,9 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Value, json};
+
+use super::blobs;
 use crate::config::document::{self, Format};
 use crate::config::{
-    Document, DocumentChange, DocumentError, FILE_BYTES_MAX, Id, Key, Kind, KindError, Origin, Problem,
+    COMPONENT_BYTES_MAX, Digest, Document, DocumentChange, DocumentError, FILE_BYTES_MAX, Id, Key, Kind,
+    KindError, Origin, Problem,
 };
 
 /// The most files of a directory; what is more is not read, and told.
@@ -102,6 +106,8 @@ pub(super) enum Care {
 #[derive(Debug)]
 enum Place {
     Object(Kind, Id, Format),
+    /// The bytes of a module.
+    Component(Id),
     Standalone(Format),
 }
 
@@ -198,8 +204,11 @@ impl Tree {
 
     fn list_folder(&mut self, folder: PathBuf, listing: &mut Listing) {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match Kind::from_name(&name) {
-            Ok(_) => self.folders.push(folder.clone()),
+        let kind = match Kind::from_name(&name) {
+            Ok(kind) => {
+                self.folders.push(folder.clone());
+                kind
+            }
             Err(error) => {
                 // `lost+found`, `certs` and the like may lie beside the kinds;
                 // a kind that is not supported must not be passed over.
@@ -210,12 +219,12 @@ impl Tree {
                 }
                 return;
             }
-        }
+        };
         let entries = fs::read_dir(&folder).and_then(|entries| entries.collect::<io::Result<Vec<_>>>());
         match entries {
             Ok(entries) => {
                 let paths = entries.into_iter().map(|entry| entry.path());
-                for path in paths.filter(|path| !is_hidden(path) && Format::of(path).is_some()) {
+                for path in paths.filter(|path| !is_hidden(path) && is_ours(kind, path)) {
                     listing.add(path);
                 }
             }
@@ -273,9 +282,14 @@ impl Tree {
 
     fn place(&self, path: &Path) -> Result<Option<Place>, DocumentError> {
         let fault = |message: String| DocumentError::file(Origin::file(path), message);
-        let (Ok(inside), Some(format)) = (path.strip_prefix(&self.root), Format::of(path)) else {
-            return Ok(None);
-        };
+        let Ok(inside) = path.strip_prefix(&self.root) else { return Ok(None) };
+        if blobs::is_component(path) {
+            let Some(id) = module_of(inside) else { return Ok(None) };
+            let id = Id::new(&id)
+                .map_err(|error| fault(format!("the name of the file is not an id: it {error}")))?;
+            return Ok(Some(Place::Component(id)));
+        }
+        let Some(format) = Format::of(path) else { return Ok(None) };
         let mut parts = inside.components();
         let (first, second) = (parts.next(), parts.next());
         match (first, second) {
@@ -301,6 +315,10 @@ impl Tree {
             Ok(Some(Place::Object(kind, id, format))) => {
                 let document = document::parse_object(kind, &id, bytes, format, path).map(Arc::new);
                 (Some(vec![((kind, id), document)]), Vec::new())
+            }
+            Ok(Some(Place::Component(id))) => {
+                let document = component_document(&id, bytes, path);
+                (Some(vec![((Kind::Modules, id), document)]), Vec::new())
             }
             Ok(Some(Place::Standalone(format))) => match document::parse_standalone(bytes, format, path) {
                 Ok((documents, problems)) => (Some(by_key(documents)), problems),
@@ -380,20 +398,49 @@ impl Tree {
         let mut paths = self.files_of(key);
         match (paths.next(), paths.next()) {
             (None, _) => DocumentChange::Deleted(key.clone()),
-            (Some(first), Some(second)) => {
-                let message = format!("stands in both {} and {}", first.display(), second.display());
-                let problem = Problem { field: String::new(), message, value: None };
-                broken(Origin::file(second), vec![problem])
-            }
-            (Some(path), None) => {
-                let objects = self.files.get(path).into_iter().flat_map(|file| &file.objects);
-                match objects.into_iter().find(|(own, _)| own == key) {
-                    Some((_, Ok(document))) => DocumentChange::Put(document.clone()),
-                    Some((_, Err(error))) => broken(error.origin.clone(), vec![(*error.problem).clone()]),
-                    None => DocumentChange::Deleted(key.clone()),
+            (Some(one), Some(other)) if key.0 == Kind::Modules && paths.next().is_none() => {
+                match (blobs::is_component(one), blobs::is_component(other)) {
+                    (true, false) => self.module(key, other, one),
+                    (false, true) => self.module(key, one, other),
+                    _ => broken(Origin::file(other), vec![stands_twice(one, other)]),
                 }
             }
+            (Some(first), Some(second)) => broken(Origin::file(second), vec![stands_twice(first, second)]),
+            (Some(path), None) => match self.document_in(key, path) {
+                Some(Ok(document)) => DocumentChange::Put(document.clone()),
+                Some(Err(error)) => broken(error.origin.clone(), vec![(*error.problem).clone()]),
+                None => DocumentChange::Deleted(key.clone()),
+            },
         }
+    }
+
+    fn document_in(&self, key: &Key, path: &Path) -> Option<&Result<Arc<Document>, DocumentError>> {
+        let objects = &self.files.get(path)?.objects;
+        objects.iter().find(|(own, _)| own == key).map(|(_, document)| document)
+    }
+
+    /// A module whose object lies beside its bytes: an object that lists no
+    /// versions has the one that lies there.
+    fn module(&self, key: &Key, object: &Path, bytes: &Path) -> DocumentChange {
+        let written = match self.document_in(key, object) {
+            Some(Ok(document)) => document,
+            Some(Err(error)) => {
+                let (origin, problems) = (error.origin.clone(), vec![(*error.problem).clone()]);
+                return DocumentChange::Broken { key: key.clone(), origin, problems };
+            }
+            None => return DocumentChange::Deleted(key.clone()),
+        };
+        let Some(Ok(beside)) = self.document_in(key, bytes) else {
+            return DocumentChange::Put(written.clone());
+        };
+        let mut value = written.value.clone();
+        if let (Some(fields), Some(versions)) = (value.as_object_mut(), beside.value.get("versions"))
+            && !fields.contains_key("versions")
+        {
+            fields.insert("versions".to_owned(), versions.clone());
+        }
+        // The revision is that of the object's file, which writes compare with.
+        DocumentChange::Put(Arc::new(Document { value, ..(**written).clone() }))
     }
 
     /// Everything that is wrong now and is not of one object.
@@ -485,7 +532,8 @@ pub(super) fn mark_of(root: &Path, path: &Path) -> Mark {
     if depth <= 2 && name.starts_with("..") {
         return Mark::Folders;
     }
-    if depth <= 2 && !is_hidden(path) && Format::of(path).is_some() {
+    let is_module = blobs::is_component(path) && module_of(inside).is_some();
+    if depth <= 2 && !is_hidden(path) && (Format::of(path).is_some() || is_module) {
         return Mark::File;
     }
     let is_kind = !matches!(Kind::from_name(name), Err(KindError::Unknown(_)));
@@ -495,11 +543,49 @@ pub(super) fn mark_of(root: &Path, path: &Path) -> Mark {
 /// Reads a file, unless it changes meanwhile.
 fn read_whole(path: &Path, stamp: &Stamp) -> io::Result<Option<Vec<u8>>> {
     let file = fs::File::open(path)?;
-    let mut bytes = Vec::with_capacity((stamp.size as usize).min(FILE_BYTES_MAX) + 1);
-    // One byte more than allowed, so that the parser sees that it is too large.
-    (&file).take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    let max = if blobs::is_component(path) { COMPONENT_BYTES_MAX } else { FILE_BYTES_MAX };
+    let mut bytes = Vec::with_capacity((stamp.size as usize).min(max) + 1);
+    // One byte more than allowed, so that the reader sees that it is too large.
+    (&file).take(max as u64 + 1).read_to_end(&mut bytes)?;
     let after = Stamp::of(&file.metadata()?);
     Ok(after.same_file(stamp).then_some(bytes))
+}
+
+/// Whether a file of a kind's folder is read.
+fn is_ours(kind: Kind, path: &Path) -> bool {
+    Format::of(path).is_some() || (kind == Kind::Modules && blobs::is_component(path))
+}
+
+/// The module whose bytes a path below the directory is.
+fn module_of(inside: &Path) -> Option<String> {
+    let is_there = inside.parent() == Some(Path::new(Kind::Modules.name()));
+    is_there.then(|| inside.file_stem().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+fn component_document(id: &Id, bytes: &[u8], path: &Path) -> Result<Arc<Document>, DocumentError> {
+    if bytes.len() > COMPONENT_BYTES_MAX {
+        let message = format!("is larger than {COMPONENT_BYTES_MAX} bytes, the most a component may have");
+        let error = DocumentError::file(Origin::file(path), message);
+        return Err(DocumentError { object: Some((Kind::Modules, id.clone())), ..error });
+    }
+    Ok(Arc::new(Document {
+        kind: Kind::Modules,
+        id: id.clone(),
+        value: described(bytes),
+        origin: Origin::file(path),
+        revision: document::revision_of(bytes),
+    }))
+}
+
+/// The module that these bytes alone are: one version, named by its digest.
+fn described(bytes: &[u8]) -> Value {
+    let digest = Digest::of(bytes);
+    json!({"versions": [{"version": &digest.hex()[..12], "digest": digest, "size": bytes.len()}]})
+}
+
+fn stands_twice(first: &Path, second: &Path) -> Problem {
+    let message = format!("stands in both {} and {}", first.display(), second.display());
+    Problem { field: String::new(), message, value: None }
 }
 
 fn is_hidden(path: &Path) -> bool {

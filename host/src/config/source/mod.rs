@@ -4,6 +4,7 @@
 //! listing, the next ones are what is different since. What a batch costs is
 //! in proportion to it. Start at [`Source::next`].
 
+mod blobs;
 mod directory;
 mod files;
 mod pending;
@@ -11,11 +12,12 @@ mod write;
 
 use serde_json::Value;
 
+pub use blobs::DirectoryBlobs;
 pub use directory::DirectorySource;
 pub use files::{FILES_MAX, Tree};
 pub use pending::{PENDING_PATHS_MAX, PENDING_WRITES_MAX};
 
-use super::{DocumentChange, DocumentError, Id, Kind};
+use super::{Blobs, DocumentChange, DocumentError, Id, Kind};
 
 /// What a source has to say at one time.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -93,6 +95,15 @@ impl Source {
     pub async fn next(&mut self) -> Option<Batch> {
         match self {
             Self::Directory(directory) => directory.next().await,
+        }
+    }
+
+    /// Where the bytes of its modules come from.
+    pub fn blobs(&self) -> std::sync::Arc<dyn Blobs> {
+        match self {
+            Self::Directory(directory) => {
+                std::sync::Arc::new(DirectoryBlobs::new(directory.root().to_owned()))
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::files::{Care, Tree};
 use super::{Expect, WriteError};
 use crate::config::document::{self, Format};
-use crate::config::{FILE_BYTES_MAX, Key};
+use crate::config::{FILE_BYTES_MAX, Key, Kind};
 
 /// The mode of a new file: objects hold keys.
 const MODE: u32 = 0o600;
@@ -40,6 +40,22 @@ pub(super) fn carry_out(
     }
     let failed = |cause| WriteError::Io { file: path.display().to_string(), cause };
     let revision = match value {
+        None if kind == Kind::Modules => {
+            // Bytes left behind would be a module again.
+            let bytes = path.with_extension("wasm");
+            if there.is_none() && !bytes.is_file() {
+                return Err(WriteError::NotFound(kind, id.clone()));
+            }
+            for file in [&path, &bytes] {
+                match fs::remove_file(file) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                    _ => {}
+                }
+            }
+            sync_folder(&path).map_err(failed)?;
+            tree.look(&bytes, Care::Always);
+            0
+        }
         None if there.is_none() => return Err(WriteError::NotFound(kind, id.clone())),
         None => {
             fs::remove_file(&path).and_then(|()| sync_folder(&path)).map_err(failed)?;
@@ -67,7 +83,8 @@ fn place(tree: &Tree, key: &Key) -> Result<PathBuf, WriteError> {
         file: path.display().to_string(),
     };
     let mut own = None;
-    for path in tree.files_of(key) {
+    // The bytes of a module are no object.
+    for path in tree.files_of(key).filter(|path| Format::of(path).is_some()) {
         if path.parent() != Some(&folder) {
             return Err(read_only(path));
         }
