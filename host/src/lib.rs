@@ -9,6 +9,7 @@ pub mod frame;
 pub mod message;
 pub mod net;
 pub mod observe;
+pub mod plugin;
 pub mod proxy;
 pub mod rate;
 pub mod route;

@@ -30,6 +30,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net/", "upstream/"]),
     ("ureq", &["admin/", "app/"]),
     ("wasmtime", &["plugin/"]),
+    ("wasmtime_wasi", &["plugin/"]),
     ("x509_parser", &["net/tls/"]),
 ];
 

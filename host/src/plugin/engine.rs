@@ -1,0 +1,276 @@
+//! The engine of filters: how guests are compiled, where they live, when they
+//! are stopped.
+//!
+//! Calls are made on the worker's own stack, so that one costs a fraction of a
+//! microsecond. A thread raises the epoch every millisecond while there is a
+//! guest; a guest that does not come back is stopped by it. Instances come from
+//! a pool that is as large as [`PoolSize`] says and never waits: who would take
+//! the last place is refused instead.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use wasmtime::component::Linker;
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::LoadError;
+use super::cache::CodeCache;
+use super::host::{self, State};
+
+/// How often the epoch rises while there is a guest.
+pub const TICK: Duration = Duration::from_millis(1);
+/// The most memory one linear memory may be given, whatever a module's limits say.
+pub const MEMORY_BYTES_MAX: usize = 256 << 20;
+/// The most entries of one table.
+pub const TABLE_ENTRIES_MAX: usize = 20_000;
+/// Core instances, memories and tables of one component; interpreters for
+/// JavaScript and Python need 8 and 14 core instances.
+const CORE_INSTANCES_MAX: u32 = 32;
+const MEMORIES_MAX: u32 = 4;
+const TABLES_MAX: u32 = 16;
+/// Stack of a guest. Workers have two MiB of their own.
+const STACK_BYTES: usize = 512 << 10;
+/// Stack of a guest that may wait.
+const FIBER_BYTES: usize = 1 << 20;
+/// Bytes of a used memory that stay resident for its next instance.
+const KEPT_RESIDENT: usize = 4 << 20;
+
+/// How many instances there may be at one time.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSize {
+    /// Instances of components, over all modules.
+    pub instances: u32,
+}
+
+impl Default for PoolSize {
+    /// 512: at the default limit of 16 MiB each, 8 GiB at the very worst.
+    fn default() -> Self {
+        Self { instances: 512 }
+    }
+}
+
+/// What an engine is made of.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// Where compiled code is kept; none: every start compiles.
+    pub cache_dir: Option<PathBuf>,
+    /// How many instances there may be.
+    pub pool: PoolSize,
+}
+
+/// Compiles and runs components with the interfaces of `wit/`. Clones are the
+/// same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    engine: wasmtime::Engine,
+    /// For guests whose calls never wait.
+    plain: Linker<State>,
+    /// For guests that use WASI or fetch.
+    waiting: Linker<State>,
+    cache: Option<CodeCache>,
+    places: Places,
+    ticker: Arc<Ticker>,
+}
+
+/// Places in the pool.
+struct Places {
+    free: AtomicUsize,
+    size: usize,
+}
+
+/// A place in the pool, given back when dropped.
+pub(super) struct Place(Engine);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.places.free.fetch_add(1, Relaxed);
+    }
+}
+
+impl Engine {
+    /// Makes an engine and starts its ticker.
+    ///
+    /// # Errors
+    /// When the machine cannot run it: the address space is too small even for
+    /// a small pool, or there is no thread.
+    pub fn new(options: &EngineOptions) -> Result<Self, LoadError> {
+        let mut wanted = options.pool.instances.max(8);
+        // A dirty page that is swapped out does not show in the scan and would
+        // keep one instance's bytes for the next.
+        let mut scan = if has_swap() { Enabled::No } else { Enabled::Yes };
+        let engine = loop {
+            match wasmtime::Engine::new(&config(wanted, scan)) {
+                Ok(engine) => break engine,
+                // The kernel may be too old for it.
+                Err(_) if scan == Enabled::Yes => scan = Enabled::No,
+                // A limit on address space may not allow for so many.
+                Err(error) if wanted > 8 => {
+                    tracing::warn!(%error, instances = wanted, "no room for the pool of instances; trying half");
+                    wanted /= 2;
+                }
+                Err(error) => return Err(LoadError::Engine(format!("{error:#}"))),
+            }
+        };
+        let failed = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
+        let plain = host::linker(&engine).map_err(failed)?;
+        let waiting = host::waiting_linker(&engine).map_err(failed)?;
+        let cache = options.cache_dir.as_deref().map(|folder| CodeCache::new(folder, &engine));
+        let ticker = Ticker::start(engine.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
+        // Below the pool's size, so that an instance that is being given back
+        // is never in the way of a new one.
+        let size = (wanted - wanted / 8) as usize;
+        let places = Places { free: AtomicUsize::new(size), size };
+        Ok(Self(Arc::new(Inner { engine, plain, waiting, cache, places, ticker })))
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn linker(&self, waits: bool) -> &Linker<State> {
+        if waits { &self.0.waiting } else { &self.0.plain }
+    }
+
+    pub(super) fn cache(&self) -> Option<&CodeCache> {
+        self.0.cache.as_ref()
+    }
+
+    /// A place in the pool, unless all are taken.
+    pub(super) fn take_place(&self) -> Option<Place> {
+        let taken = self.0.places.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1));
+        taken.is_ok().then(|| Place(self.clone()))
+    }
+
+    /// Instances there are, and how many there may be.
+    #[must_use]
+    pub fn instances(&self) -> (usize, usize) {
+        let places = &self.0.places;
+        (places.size - places.free.load(Relaxed).min(places.size), places.size)
+    }
+
+    /// Keeps the ticker going while it is held.
+    pub(super) fn tick(&self) -> Ticking {
+        Ticking::new(&self.0.ticker)
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("instances", &self.instances()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.ticker.users.fetch_add(1, Relaxed);
+        *self.ticker.ended.lock() = true;
+        self.ticker.wake.notify_one();
+    }
+}
+
+fn config(instances: u32, scan: Enabled) -> Config {
+    let mut config = Config::new();
+    config
+        .concurrency_support(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(STACK_BYTES)
+        .async_stack_size(FIBER_BYTES)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances, scan)));
+    config
+}
+
+fn pool(instances: u32, scan: Enabled) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * 6)
+        .total_memories(instances * 2)
+        .total_tables(instances * 4)
+        .total_stacks(instances)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_MAX)
+        .max_tables_per_component(TABLES_MAX)
+        .max_tables_per_module(TABLES_MAX)
+        .max_memories_per_module(MEMORIES_MAX)
+        .max_core_instance_size(4 << 20)
+        .max_component_instance_size(4 << 20)
+        .table_elements(TABLE_ENTRIES_MAX)
+        .max_memory_size(MEMORY_BYTES_MAX);
+    if scan == Enabled::Yes {
+        pool.pagemap_scan(scan).linear_memory_keep_resident(KEPT_RESIDENT);
+    } else {
+        pool.decommit_batch_size(64);
+    }
+    pool
+}
+
+/// Whether pages may be swapped out. Unknown counts as yes.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
+}
+
+/// Raises the epoch while someone holds a [`Ticking`].
+struct Ticker {
+    users: AtomicU32,
+    ended: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Ticker {
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Arc<Self>> {
+        let ticker =
+            Arc::new(Self { users: AtomicU32::new(0), ended: Mutex::new(false), wake: Condvar::new() });
+        let own = Arc::clone(&ticker);
+        std::thread::Builder::new().name("sluice-epoch".into()).spawn(move || own.run(&engine))?;
+        Ok(ticker)
+    }
+
+    fn run(&self, engine: &wasmtime::Engine) {
+        loop {
+            {
+                let mut ended = self.ended.lock();
+                while self.users.load(Relaxed) == 0 && !*ended {
+                    self.wake.wait(&mut ended);
+                }
+                if *ended {
+                    return;
+                }
+            }
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+        }
+    }
+}
+
+/// While it is held, guests are stopped at their deadline.
+pub(super) struct Ticking(Arc<Ticker>);
+
+impl Ticking {
+    fn new(ticker: &Arc<Ticker>) -> Self {
+        let held = ticker.ended.lock();
+        ticker.users.fetch_add(1, Relaxed);
+        ticker.wake.notify_one();
+        drop(held);
+        Self(Arc::clone(ticker))
+    }
+}
+
+impl Drop for Ticking {
+    fn drop(&mut self) {
+        self.0.users.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The folder of compiled code under a node's cache folder.
+#[must_use]
+pub fn code_folder(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("code")
+}

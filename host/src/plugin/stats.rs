@@ -1,0 +1,75 @@
+//! What is counted of a module's calls.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::CallError;
+
+/// Warnings about failed calls of one module in a second.
+const LINES_A_SECOND: u64 = 5;
+
+/// Kinds of failure, as labels show them.
+pub const FAILURES: [&str; 6] = ["trap", "deadline", "memory", "garbage", "busy", "waits"];
+
+/// Counts of one version of a module with one configuration.
+#[derive(Debug)]
+pub struct Stats {
+    calls: AtomicU64,
+    failures: [AtomicU64; FAILURES.len()],
+    began: Instant,
+    /// The second in the upper half, the lines in it in the lower.
+    lines: AtomicU64,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            calls: AtomicU64::new(0),
+            failures: Default::default(),
+            began: Instant::now(),
+            lines: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Stats {
+    /// Calls so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls.load(Relaxed)
+    }
+
+    /// Failures so far, in the order of [`FAILURES`].
+    #[must_use]
+    pub fn failures(&self) -> [u64; FAILURES.len()] {
+        std::array::from_fn(|at| self.failures[at].load(Relaxed))
+    }
+
+    pub(super) fn count_call(&self) {
+        self.calls.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_failure(&self, error: &CallError) {
+        let at = match error {
+            CallError::Trap(_) => 0,
+            CallError::Deadline => 1,
+            CallError::Memory(_) => 2,
+            CallError::Garbage(_) => 3,
+            CallError::Busy => 4,
+            CallError::Waits => 5,
+            CallError::BreakerOpen => return,
+        };
+        self.failures[at].fetch_add(1, Relaxed);
+    }
+
+    /// Whether a failure gets a line of the log of its own.
+    pub(super) fn is_worth_a_line(&self) -> bool {
+        let second = self.began.elapsed().as_secs() + 1;
+        let updated = self.lines.fetch_update(Relaxed, Relaxed, |lines| match lines >> 16 == second {
+            true if lines & 0xffff >= LINES_A_SECOND => None,
+            true => Some(lines + 1),
+            false => Some(second << 16 | 1),
+        });
+        updated.is_ok()
+    }
+}
