@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::config::objects::Plugins;
 use crate::message::Stage;
+use crate::plugin::Plugin;
 use crate::rate::WindowCount;
 use crate::upstream::Upstream;
 
@@ -40,6 +41,15 @@ pub enum UpstreamSource<'a> {
     },
 }
 
+/// A module a chain names.
+#[derive(Debug, Clone, Copy)]
+pub struct ModuleSource<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the chain says, over the module's own configuration.
+    pub config: &'a Value,
+}
+
 /// What building a chain takes from around it.
 #[derive(Clone, Copy)]
 pub struct BuildContext<'a> {
@@ -47,6 +57,9 @@ pub struct BuildContext<'a> {
     pub kind: ChainKind,
     /// Finds or builds an upstream; the error is a sentence without the id.
     pub upstream: &'a dyn Fn(UpstreamSource<'_>) -> Result<Arc<Upstream>, String>,
+    /// Finds a module with what a chain says about it, ready to be called; `None`
+    /// leaves it out, where a chain is only checked.
+    pub module: &'a dyn Fn(ModuleSource<'_>) -> Result<Option<Arc<Plugin>>, String>,
     /// Counters that routes share.
     pub groups: &'a Groups,
     /// Port that `redirect` sends clients to for HTTPS; 443 is left out of URLs.

@@ -4,19 +4,25 @@
 //! falling priority, then those of the access phase; the global rules' chain
 //! runs whole before the route's.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::config::Problem;
-use crate::config::objects::Plugins;
-use crate::message::{Client, FrameFields, ResponseHead, RouteLabels, Stage, Subject, UpstreamView};
+use crate::config::objects::{BUILT_IN_PLUGINS, Plugins};
+use crate::message::{
+    Client, FrameFields, ResponseHead, RouteLabels, Stage, Subject, Transcode, UpstreamView,
+};
 use crate::route::Expression;
 
-use super::build::{BuildContext, ChainKind, FieldError};
-use super::exchange::{ConnectionScope, Exchange, FilterNote};
+use super::build::{BuildContext, ChainKind, FieldError, ModuleSource};
+use super::exchange::{ConnectionScope, Exchange, FilterNote, Word};
+use super::module::{FrameBatch, ModuleFilter, Seat, Transformed};
 use super::plugins::{self, Filter, Phase};
-use super::verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
+use super::verdict::{
+    BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Longer, Rewritten, Verdict,
+};
 
 /// The most filters of one chain.
 const LINKS_MAX: usize = 64;
@@ -36,7 +42,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) filter: Filter,
-    name: &'static str,
+    name: Word,
     config: serde_json::Value,
     condition: Option<Expression>,
     error_response: Option<LocalBody>,
@@ -59,6 +65,7 @@ pub struct Chain {
     frame: Box<[u8]>,
     body: BodyInterest,
     has_conditions: bool,
+    sees_batches: bool,
     /// Its place among the chains of an exchange.
     slot: usize,
 }
@@ -104,13 +111,14 @@ impl Chain {
             };
             if plugin.meta.disable {
                 // Its name must still be one.
-                if plugins::kind(name, context.kind).is_err() {
+                if BUILT_IN_PLUGINS.contains(&name.as_str()) && plugins::kind(name, context.kind).is_err() {
                     fail(FieldError::new("", "unknown plugin"));
                 }
                 continue;
             }
             match build_link(name, plugin, context, previous) {
-                Ok((priority, link)) => links.push((priority, link)),
+                Ok(Some(link)) => links.push(link),
+                Ok(None) => {}
                 Err(error) => fail(error),
             }
         }
@@ -124,7 +132,7 @@ impl Chain {
         if !problems.is_empty() {
             return Err(problems);
         }
-        links.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.name.cmp(right.name)));
+        links.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.name.cmp(&right.name)));
         Ok(Self::assemble(links.into_iter().map(|(_, link)| link).collect(), context.kind))
     }
 
@@ -147,12 +155,10 @@ impl Chain {
             },
             response: only(is_http, Phase::Response),
             connection: only(!is_http, Phase::Connection),
+            sees_batches: kind == ChainKind::Frames
+                && links.iter().any(|link| matches!(link.filter, Filter::Module(_))),
             frame: only(kind == ChainKind::Frames, Phase::Frame),
-            body: if needs_body {
-                BodyInterest::Buffered { max: REQUEST_BODY_MAX }
-            } else {
-                BodyInterest::None
-            },
+            body: body_interest(&links, needs_body),
             has_conditions: links.iter().any(|link| link.condition.is_some()),
             slot: usize::from(kind != ChainKind::Global),
             links: links.into(),
@@ -168,7 +174,7 @@ impl Chain {
     /// Whether it looks at frames at all.
     #[must_use]
     pub fn sees_frames(&self) -> bool {
-        !self.frame.is_empty()
+        !self.frame.is_empty() || self.sees_batches
     }
 
     /// Whether it looks at connections at all.
@@ -178,13 +184,13 @@ impl Chain {
     }
 
     /// The names of its plugins, in order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.links.iter().map(|link| link.name)
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.links.iter().map(|link| &*link.name)
     }
 
     /// The filter of this name, if it has one with the same configuration.
     pub(super) fn same(&self, name: &str, config: &serde_json::Value) -> Option<&Filter> {
-        let link = self.links.iter().find(|link| link.name == name && link.config == *config)?;
+        let link = self.links.iter().find(|link| *link.name == *name && link.config == *config)?;
         Some(&link.filter)
     }
 
@@ -206,10 +212,10 @@ impl Chain {
                 ConnectionVerdict::Continue => {}
                 ConnectionVerdict::Delay(more) => {
                     wait += more;
-                    scope.note(FilterNote { plugin: link.name, verdict: "delay", reason: "" });
+                    scope.note(FilterNote::of(&link.name, "delay", ""));
                 }
                 ConnectionVerdict::Close(reason) => {
-                    scope.note(FilterNote { plugin: link.name, verdict: "close", reason });
+                    scope.note(FilterNote::of(&link.name, "close", reason));
                     return ConnectionVerdict::Close(reason);
                 }
             }
@@ -236,12 +242,41 @@ impl Chain {
             }
             match link.filter.frame(&subject, context.now) {
                 FrameVerdict::Pass => {}
-                FrameVerdict::Delay(more) if more > wait => (wait, by) = (more, link.name),
+                FrameVerdict::Delay(more) if more > wait => (wait, by) = (more, link.name.fixed()),
                 FrameVerdict::Delay(_) => {}
-                verdict => return (verdict, link.name),
+                verdict => return (verdict, link.name.fixed()),
             }
         }
         (if wait.is_zero() { FrameVerdict::Pass } else { FrameVerdict::Delay(wait) }, by)
+    }
+
+    /// The module among its plugins that turns JSON into frames and back.
+    #[must_use]
+    pub fn transcoder(&self) -> Option<Arc<dyn Transcode>> {
+        self.links.iter().find_map(|link| match &link.filter {
+            Filter::Module(module) => module.transcoder(),
+            _ => None,
+        })
+    }
+
+    /// Whether modules of it look at frames, many at a time.
+    #[must_use]
+    pub fn sees_batches(&self) -> bool {
+        self.sees_batches
+    }
+
+    /// Has its modules look at the frames of one read; one verdict each, with a
+    /// note where that is not to pass. [`on_frame`](Self::on_frame) is still due
+    /// for those that pass.
+    #[must_use]
+    pub fn on_batch(&self, batch: &mut FrameBatch<'_>) -> Vec<(FrameVerdict, Option<Box<FilterNote>>)> {
+        let mut verdicts: Vec<_> = batch.frames.iter().map(|_| (FrameVerdict::Pass, None)).collect();
+        for link in &self.links {
+            if let Filter::Module(module) = &link.filter {
+                module.frames(batch, &mut verdicts);
+            }
+        }
+        verdicts
     }
 
     /// Whether a filter is left out for this exchange by its `_meta.filter`,
@@ -273,15 +308,15 @@ impl Chain {
                 continue;
             }
             let link = &self.links[usize::from(*place)];
-            match link.filter.request(exchange) {
-                Step::Next => {}
-                Step::Wait(time) if time < DELAY_MIN => {}
-                Step::Wait(time) => {
-                    exchange.note(link.name, "delay", "");
-                    return Progress::Wait { time, next: at + 1 };
+            let step = match &link.filter {
+                Filter::Module(module) if module.waits() => {
+                    return Progress::Call { place: *place, next: at + 1 };
                 }
-                Step::Respond(response) => return link.respond(Duration::ZERO, response, exchange),
-                Step::WaitAndRespond(time, response) => return link.respond(time, response, exchange),
+                Filter::Module(module) => module.request_now((self.slot, *place), exchange),
+                built_in => built_in.request(exchange),
+            };
+            if let Some(progress) = link.progress(step, at + 1, exchange) {
+                return progress;
             }
         }
         Progress::Done
@@ -293,14 +328,42 @@ const DELAY_MIN: Duration = Duration::from_millis(1);
 
 enum Progress {
     Done,
-    Wait { time: Duration, next: usize },
-    Respond { time: Duration, response: Box<LocalResponse> },
+    Wait {
+        time: Duration,
+        next: usize,
+    },
+    /// A module is to be called that may wait.
+    Call {
+        place: u8,
+        next: usize,
+    },
+    Respond {
+        time: Duration,
+        response: Box<LocalResponse>,
+    },
 }
 
 impl Link {
+    /// What a step means for the chain; `None` when it goes on at once.
+    fn progress(&self, step: Step, next: usize, exchange: &mut Exchange) -> Option<Progress> {
+        match step {
+            Step::Next => None,
+            Step::Wait(time) if time < DELAY_MIN => None,
+            Step::Wait(time) => {
+                exchange.note(&self.name, "delay", "");
+                Some(Progress::Wait { time, next })
+            }
+            Step::Respond(response) => Some(self.respond(Duration::ZERO, response, exchange)),
+            Step::WaitAndRespond(time, response) => Some(self.respond(time, response, exchange)),
+        }
+    }
+
     fn respond(&self, time: Duration, mut response: Box<LocalResponse>, exchange: &mut Exchange) -> Progress {
-        let verdict = if response.head.status >= 400 { "deny" } else { "respond" };
-        exchange.note(self.name, verdict, response.reason);
+        // Modules have said more about it themselves.
+        if !matches!(self.filter, Filter::Module(_)) {
+            let verdict = if response.head.status >= 400 { "deny" } else { "respond" };
+            exchange.note(&self.name, verdict, response.reason);
+        }
         if response.head.status >= 400
             && let Some(own) = &self.error_response
         {
@@ -316,9 +379,14 @@ fn build_link(
     plugin: &crate::config::objects::Plugin,
     context: &BuildContext<'_>,
     previous: Option<&Chain>,
-) -> Result<(i32, Link), FieldError> {
-    let kind = plugins::kind(name, context.kind)?;
-    let filter = kind.build(&plugin.config, context, previous)?;
+) -> Result<Option<(i32, Link)>, FieldError> {
+    let (filter, name, priority) = if BUILT_IN_PLUGINS.contains(&name) {
+        let kind = plugins::kind(name, context.kind)?;
+        (kind.build(&plugin.config, context, previous)?, Word::Fixed(kind.name()), kind.priority())
+    } else {
+        let Some(module) = build_module(name, &plugin.config, context)? else { return Ok(None) };
+        (Filter::Module(Box::new(module)), Word::Shared(name.into()), plugins::MODULE_PRIORITY)
+    };
     let meta = &plugin.meta;
     let stage = match context.kind {
         ChainKind::Http | ChainKind::Global => Stage::Request,
@@ -328,15 +396,58 @@ fn build_link(
     let condition = meta.filter.as_ref().map(|filter| Expression::parse(filter, stage)).transpose();
     let condition =
         condition.map_err(|error| FieldError::new(format!("_meta.filter{}", error.at), error.message))?;
+    if condition.is_some() && context.kind == ChainKind::Frames && matches!(filter, Filter::Module(_)) {
+        let message = "is not supported for modules on frames: the module names the commands it wants";
+        return Err(FieldError::new("_meta.filter", message));
+    }
     let error_response = meta.error_response.as_ref().map(|value| match value {
         serde_json::Value::String(text) => {
             LocalBody { body: text.clone().into(), content_type: "text/plain; charset=utf-8" }
         }
         value => LocalBody { body: value.to_string().into(), content_type: "application/json" },
     });
-    let priority = meta.priority.unwrap_or(kind.priority());
-    let link = Link { filter, name: kind.name(), config: plugin.config.clone(), condition, error_response };
-    Ok((priority, link))
+    let priority = meta.priority.unwrap_or(priority);
+    let link = Link { filter, name, config: plugin.config.clone(), condition, error_response };
+    Ok(Some((priority, link)))
+}
+
+fn build_module(
+    name: &str,
+    config: &serde_json::Value,
+    context: &BuildContext<'_>,
+) -> Result<Option<ModuleFilter>, FieldError> {
+    if context.kind == ChainKind::Stream {
+        return Err(FieldError::new("", "has no effect on stream routes without frames"));
+    }
+    let found = (context.module)(ModuleSource { name, config });
+    let Some(plugin) = found.map_err(|message| FieldError::new("", message))? else { return Ok(None) };
+    let module = ModuleFilter::new(plugin);
+    let (has_effect, at) = match context.kind {
+        ChainKind::Frames => (module.sees_frames(), "frames"),
+        _ => {
+            let has_effect = !module.phases().is_empty() || module.transcoder().is_some();
+            (has_effect, "requests or responses")
+        }
+    };
+    if !has_effect {
+        return Err(FieldError::new(
+            "",
+            format_args!("has no effect here: the module does not look at {at}"),
+        ));
+    }
+    Ok(Some(module))
+}
+
+/// How much of a request's body a chain's filters want, together.
+fn body_interest(links: &[Link], built_ins_need_it: bool) -> BodyInterest {
+    let modules = links.iter().filter_map(|link| match &link.filter {
+        Filter::Module(module) => module.request_body(),
+        _ => None,
+    });
+    let own = built_ins_need_it.then_some((REQUEST_BODY_MAX, Longer::Refuse));
+    let all = own.into_iter().chain(modules);
+    let most = all.reduce(|(max, longer), (other_max, other)| (max.max(other_max), longer.max(other)));
+    most.map_or(BodyInterest::None, |(max, longer)| BodyInterest::Buffered { max, longer })
 }
 
 fn shorten(value: &serde_json::Value) -> String {
@@ -394,6 +505,17 @@ impl<'a> Filters<'a> {
                         wait(time, exchange).await;
                         from = next;
                     }
+                    Progress::Call { place, next } => {
+                        let link = &chain.links[usize::from(place)];
+                        let Filter::Module(module) = &link.filter else { break };
+                        // Boxed, as the delays are: few requests come here.
+                        let step = Box::pin(module.request((chain.slot, place), exchange)).await;
+                        match link.progress(step, next, exchange) {
+                            None | Some(Progress::Done) => from = next,
+                            Some(Progress::Respond { response, .. }) => return Verdict::Respond(response),
+                            Some(Progress::Wait { next, .. } | Progress::Call { next, .. }) => from = next,
+                        }
+                    }
                     Progress::Respond { time, response } => {
                         if time >= DELAY_MIN {
                             wait(time, exchange).await;
@@ -426,45 +548,87 @@ impl<'a> Filters<'a> {
                     continue;
                 }
                 let filter = &chain.links[usize::from(*place)].filter;
-                match filter.response(exchange, head, upstream) {
+                let own = match filter {
+                    Filter::Module(module) => module.response((chain.slot, *place), exchange, head),
+                    built_in => built_in.response(exchange, head, upstream),
+                };
+                match own {
                     BodyAction::Pass => {}
                     BodyAction::Replace(body) => {
                         exchange.rewriting = [0; 2];
                         action = BodyAction::Replace(body);
                     }
-                    BodyAction::Transform { max } => {
+                    refused @ BodyAction::Refuse(_) => {
+                        exchange.rewriting = [0; 2];
+                        return refused;
+                    }
+                    BodyAction::Transform { max, longer, encoded } => {
+                        exchange.rewriting[chain.slot] |= 1 << place;
                         action = match action {
+                            BodyAction::Transform { max: own, longer: other, encoded: also } => {
+                                let longer = longer.max(other);
+                                BodyAction::Transform {
+                                    max: if longer == Longer::Pass { own.min(max) } else { own.max(max) },
+                                    longer,
+                                    encoded: encoded || also,
+                                }
+                            }
                             BodyAction::Replace(body) => {
-                                BodyAction::Replace(filter.transform(exchange, body))
+                                match transform(filter, (chain.slot, *place), exchange, body) {
+                                    Rewritten::Body(body) => {
+                                        exchange.rewriting[chain.slot] &= !(1 << place);
+                                        BodyAction::Replace(body)
+                                    }
+                                    Rewritten::Refused(response) => {
+                                        exchange.rewriting = [0; 2];
+                                        *head = response.head;
+                                        return BodyAction::Refuse(response.body);
+                                    }
+                                }
                             }
-                            BodyAction::Transform { max: own } => {
-                                exchange.rewriting[chain.slot] |= 1 << place;
-                                BodyAction::Transform { max: own.min(max) }
-                            }
-                            BodyAction::Pass => {
-                                exchange.rewriting[chain.slot] |= 1 << place;
-                                BodyAction::Transform { max }
+                            BodyAction::Pass | BodyAction::Refuse(_) => {
+                                BodyAction::Transform { max, longer, encoded }
                             }
                         };
                     }
                 }
             }
         }
+        exchange.is_encoded = head.fields.value(crate::message::Name::ContentEncoding).is_some();
         action
     }
 
-    /// Rewrites a body that [`BodyAction::Transform`] asked for.
+    /// Rewrites a body that [`BodyAction::Transform`] asked for; of one that is
+    /// longer than filters want to see, its beginning.
     #[must_use]
-    pub fn transform_body(self, exchange: &Exchange, body: Bytes) -> Bytes {
+    pub fn transform_body(self, exchange: &mut Exchange, body: Bytes, is_whole: bool) -> Rewritten {
         let mut body = body;
         for chain in self.chains() {
             for (index, link) in chain.links.iter().enumerate() {
-                if exchange.rewriting[chain.slot] & (1 << index) != 0 {
-                    body = link.filter.transform(exchange, body);
+                if exchange.rewriting[chain.slot] & (1 << index) == 0 {
+                    continue;
+                }
+                // What is encoded, or not whole, means something to modules alone.
+                if (exchange.is_encoded || !is_whole) && !matches!(link.filter, Filter::Module(_)) {
+                    continue;
+                }
+                match transform(&link.filter, (chain.slot, index as u8), exchange, body) {
+                    Rewritten::Body(new) => body = new,
+                    refused @ Rewritten::Refused(_) => return refused,
                 }
             }
         }
-        body
+        Rewritten::Body(body)
+    }
+}
+
+fn transform(filter: &Filter, seat: Seat, exchange: &mut Exchange, body: Bytes) -> Rewritten {
+    match filter {
+        Filter::Module(module) => match module.transform(seat, exchange, body) {
+            Transformed::Body(body) => Rewritten::Body(body),
+            Transformed::Deny(response) => Rewritten::Refused(response),
+        },
+        built_in => Rewritten::Body(built_in.transform(exchange, body)),
     }
 }
 

@@ -12,8 +12,11 @@ use smallvec::SmallVec;
 use crate::message::{
     Client, Fields, Params, RequestHead, ResponseHead, RouteLabels, Span, Subject, UpstreamView,
 };
+use crate::plugin::Visit;
 use crate::rate::ConcurrencySlot;
 use crate::upstream::Upstream;
+
+use super::module::Seat;
 
 /// The id of a request: 32 hex digits of its own, or what `request-id` says.
 #[derive(Debug, Default)]
@@ -48,15 +51,91 @@ fn hex(digit: u8) -> u8 {
     b"0123456789abcdef"[usize::from(digit & 15)]
 }
 
+/// A word of a note: one of the program's own, or one of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// Of the program.
+    Fixed(&'static str),
+    /// Of a module.
+    Shared(Arc<str>),
+}
+
+impl Word {
+    /// The program's own word; empty for one of a module.
+    #[must_use]
+    pub fn fixed(&self) -> &'static str {
+        match self {
+            Self::Fixed(text) => text,
+            Self::Shared(_) => "",
+        }
+    }
+}
+
+impl std::ops::Deref for Word {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        match self {
+            Self::Fixed(text) => text,
+            Self::Shared(text) => text,
+        }
+    }
+}
+
+impl PartialOrd for Word {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Word {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (**self).cmp(&**other)
+    }
+}
+
+impl PartialEq<str> for Word {
+    fn eq(&self, other: &str) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<&str> for Word {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
+}
+
 /// What a filter decided, for the access log. Those that let pass leave none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterNote {
     /// The plugin.
-    pub plugin: &'static str,
+    pub plugin: Word,
+    /// The version of a module.
+    pub version: Option<Arc<str>>,
     /// `deny`, `respond`, `delay` and the like; `docs/observability.md` has them.
-    pub verdict: &'static str,
+    pub verdict: Word,
     /// Code of the reason.
-    pub reason: &'static str,
+    pub reason: Word,
+    /// The rules that matched.
+    pub rules: Box<[Box<str>]>,
+    /// A module noted it; it decided nothing by itself.
+    pub is_event: bool,
+}
+
+impl FilterNote {
+    /// What a built-in filter decided.
+    #[must_use]
+    pub fn of(plugin: &Word, verdict: &'static str, reason: &'static str) -> Self {
+        Self {
+            plugin: plugin.clone(),
+            version: None,
+            verdict: Word::Fixed(verdict),
+            reason: Word::Fixed(reason),
+            rules: Box::default(),
+            is_event: false,
+        }
+    }
 }
 
 /// One request on its way, and what filters have decided about it.
@@ -86,6 +165,18 @@ pub struct Exchange {
     pub request_id: RequestId,
     /// Its body, where [`Filters::body_interest`](super::Filters::body_interest) asked for it.
     pub body: Option<Bytes>,
+    /// `body` is the beginning of a longer one; the rest follows unseen.
+    pub body_is_cut: bool,
+    /// A module has put another body in its place.
+    pub body_is_changed: bool,
+    /// Whether the request has a body, seen or not.
+    pub body_follows: bool,
+    /// Why a module did not let the response go on.
+    pub refused: Option<&'static str>,
+    /// The response's body is encoded: gzip and the like.
+    pub(super) is_encoded: bool,
+    /// What modules with more than one call to come share between them.
+    pub(super) visits: SmallVec<[(Seat, Visit); 1]>,
     /// Time from sending the request to the end of the response, once proxied.
     pub upstream_time: Option<Duration>,
     /// What filters decided.
@@ -125,6 +216,12 @@ impl Exchange {
             started,
             request_id: RequestId::default(),
             body: None,
+            body_is_cut: false,
+            body_is_changed: false,
+            body_follows: false,
+            refused: None,
+            is_encoded: false,
+            visits: SmallVec::new(),
             upstream_time: None,
             notes: SmallVec::new(),
             upstream_host: None,
@@ -184,8 +281,16 @@ impl Exchange {
         self.response_fields.get_or_insert_default().set(name.as_bytes(), value);
     }
 
-    pub(super) fn note(&mut self, plugin: &'static str, verdict: &'static str, reason: &'static str) {
-        self.notes.push(FilterNote { plugin, verdict, reason });
+    pub(super) fn note(&mut self, plugin: &Word, verdict: &'static str, reason: &'static str) {
+        self.notes.push(FilterNote::of(plugin, verdict, reason));
+    }
+
+    /// What a module's earlier calls left.
+    pub(super) fn take_visit(&mut self, seat: Seat) -> Visit {
+        match self.visits.iter().position(|(own, _)| *own == seat) {
+            Some(at) => self.visits.swap_remove(at).1,
+            None => Visit::default(),
+        }
     }
 }
 

@@ -11,13 +11,17 @@
 mod build;
 mod chain;
 mod exchange;
+mod module;
 mod plugins;
 mod verdict;
 
-pub use build::{BuildContext, ChainKind, Groups, UpstreamSource, merge};
+pub use build::{BuildContext, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
 pub use chain::{Chain, Filters, FrameContext};
-pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId};
-pub use verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
+pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId, Word};
+pub use module::FrameBatch;
+pub use verdict::{
+    BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Longer, Rewritten, Verdict,
+};
 
 /// Name and priority of every built-in plugin.
 pub fn built_in_plugins() -> impl Iterator<Item = (&'static str, i32)> {

@@ -75,6 +75,8 @@ pub enum FrameVerdict {
     Reject(&'static str),
     /// It is left out, and its client gets these bytes: whole frames.
     Reply(Bytes),
+    /// It goes on as this: a whole frame.
+    Rewrite(Bytes),
     /// Its connection is closed.
     Close(&'static str),
 }
@@ -85,11 +87,34 @@ pub enum BodyInterest {
     /// Nothing of it: it is streamed.
     #[default]
     None,
-    /// All of it, held back until then. A longer body is answered with 413.
+    /// All of it, held back until then.
     Buffered {
         /// The most bytes.
         max: usize,
+        /// What becomes of a longer one.
+        longer: Longer,
     },
+}
+
+/// What becomes of a body that is longer than filters want to see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Longer {
+    /// It passes unchanged and unseen.
+    Pass,
+    /// The filters see its beginning, the rest follows.
+    Begin,
+    /// 413 for a request, 502 for a response.
+    #[default]
+    Refuse,
+}
+
+/// A body that filters have rewritten.
+#[derive(Debug)]
+pub enum Rewritten {
+    /// It goes on so.
+    Body(Bytes),
+    /// The client gets this instead.
+    Refused(Box<LocalResponse>),
 }
 
 /// What becomes of a response's body.
@@ -100,11 +125,16 @@ pub enum BodyAction {
     Pass,
     /// It is read and thrown away, and this is sent in its place.
     Replace(Bytes),
-    /// It is held back whole and handed to [`Filters::transform_body`]
-    /// (crate::filter::Filters::transform_body). One that is longer than `max`,
-    /// or content-encoded, passes unchanged.
+    /// The same, and no other filter sees the response: a module refused it.
+    Refuse(Bytes),
+    /// It is held back whole and handed to
+    /// [`Filters::transform_body`](crate::filter::Filters::transform_body).
     Transform {
         /// The most bytes.
         max: usize,
+        /// What becomes of a longer one.
+        longer: Longer,
+        /// Whether one that is content-encoded is shown too; else it passes.
+        encoded: bool,
     },
 }

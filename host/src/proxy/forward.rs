@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::filter::{BodyAction, Filters};
+use crate::filter::{BodyAction, Filters, Longer, Rewritten};
 use crate::message::forwarded::Origin;
 use crate::message::{
     BodyLength, Downstream, Name, RequestShape, ResponseHead, Subject, TransferError, UpstreamExchange,
@@ -82,7 +82,7 @@ pub(super) async fn forward<D: Downstream>(
     journey.upstream = Some(Arc::clone(&upstream));
     let plan = prepare(journey, route, filters, edge, origin, down, &upstream)?;
     let hash = if upstream.is_hashed() { hash_of(journey, &upstream) } else { 0 };
-    let mut upload = Upload::new(journey.exchange.body.clone());
+    let mut upload = Upload::new(journey.exchange.body.clone(), journey.exchange.body_is_cut);
     let mut tried = Tried::default();
     // Where filters may have waited the clock is asked again.
     let began = match filters.sees_requests() || journey.exchange.body.is_some() {
@@ -155,6 +155,9 @@ fn prepare<'a, D: Downstream>(
     origin.pass_on(&mut exchange.request, &exchange.client, &edge.settings.trusted, memory);
     let body = match &exchange.body {
         Some(_) if down.request_length() == BodyLength::None => BodyLength::None,
+        // The beginning may have another length now.
+        Some(_) if exchange.body_is_cut && exchange.body_is_changed => BodyLength::Unknown,
+        Some(_) if exchange.body_is_cut => down.request_length(),
         Some(held) => BodyLength::Known(held.len() as u64),
         None => down.request_length(),
     };
@@ -415,7 +418,7 @@ async fn drive<D: Downstream, U: UpstreamExchange>(
     outgoing::strip_response(&mut head.fields);
     let action = run_response_filters(journey, plan, &mut head, took);
     journey.status = head.status;
-    journey.reason = "";
+    journey.reason = journey.exchange.refused.take().unwrap_or("");
     if plan.edge.drain.is_draining() {
         down.close_after();
     }
@@ -462,21 +465,43 @@ async fn answer<D: Downstream, U: UpstreamExchange>(
     up: &mut U,
     upload: &mut Upload,
     timer: &mut LazyTimer,
-    head: ResponseHead,
+    mut head: ResponseHead,
     action: BodyAction,
 ) -> Result<(), ProxyError> {
     let length = up.response_length();
     let bounds = &plan.bounds;
     let whole = match action {
-        BodyAction::Replace(body) => Some(body),
-        BodyAction::Transform { max }
-            if length != BodyLength::None && head.value(Name::ContentEncoding).is_none() =>
+        BodyAction::Replace(body) | BodyAction::Refuse(body) => Some(body),
+        BodyAction::Transform { max, longer, encoded }
+            if length != BodyLength::None && (encoded || head.value(Name::ContentEncoding).is_none()) =>
         {
-            match transfer::collect_response(down, up, max, timer, bounds).await? {
-                Collected::Whole(body) => Some(plan.filters.transform_body(&journey.exchange, body)),
-                Collected::Longer(start) => {
+            let collected = transfer::collect_response(down, up, max, timer, bounds).await?;
+            let (start, is_whole) = match collected {
+                Collected::Whole(body) => (body, true),
+                Collected::Longer(start) => (start.into(), false),
+            };
+            if !is_whole && longer == Longer::Refuse {
+                return Err(ProxyError::Upstream(TransferError::Limit("response_over_filter_limit")));
+            }
+            let before = (start.as_ptr(), start.len());
+            let rewritten = match is_whole || longer == Longer::Begin {
+                true => plan.filters.transform_body(&mut journey.exchange, start, is_whole),
+                false => Rewritten::Body(start),
+            };
+            match rewritten {
+                Rewritten::Body(body) if is_whole => Some(body),
+                Rewritten::Body(start) => {
+                    let is_same = before == (start.as_ptr(), start.len());
+                    let length = if is_same { length } else { BodyLength::Unknown };
                     down.send_head(&head, length).map_err(ProxyError::Client)?;
                     return transfer::pass_body(down, up, upload, &start, timer, bounds).await;
+                }
+                Rewritten::Refused(response) => {
+                    head = response.head;
+                    journey.status = head.status;
+                    journey.reason = response.reason;
+                    journey.exchange.refused = None;
+                    Some(response.body)
                 }
             }
         }

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::config::objects::Limits;
-use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Verdict};
+use crate::filter::{BodyInterest, Exchange, Filters, LocalResponse, Rewritten, Verdict};
 use crate::message::forwarded::{AddressMemory, Origin};
 use crate::message::trace::{self, IdSource};
 use crate::message::{BodyLength, Client, Downstream, IpSet, Method, Name, RequestHead, Scheme, Subject};
@@ -334,9 +334,16 @@ async fn pass<D: Downstream>(
     if limits.body_bytes > 0 && down.remaining().is_some_and(|length| length > limits.body_bytes) {
         return Err(ProxyError::BodyTooLarge(limits.body_bytes));
     }
-    if let BodyInterest::Buffered { max } = filters.body_interest() {
+    journey.exchange.body_follows = down.request_length() != BodyLength::None;
+    if let BodyInterest::Buffered { max, longer } = filters.body_interest() {
         let bounds = local_bounds(limits);
-        journey.exchange.body = Some(transfer::collect_request(down, max, timer, &bounds).await?);
+        match transfer::collect_request(down, max, longer, timer, &bounds).await? {
+            transfer::Collected::Whole(body) => journey.exchange.body = Some(body),
+            transfer::Collected::Longer(start) => {
+                journey.exchange.body = Some(start.into());
+                journey.exchange.body_is_cut = true;
+            }
+        }
     }
     if filters.sees_requests()
         && let Verdict::Respond(response) = filters.on_request(&mut journey.exchange).await
@@ -393,14 +400,23 @@ async fn answer<D: Downstream>(
     let action = filters.on_response(&mut journey.exchange, &mut response.head, None);
     match action {
         crate::filter::BodyAction::Pass => {}
-        crate::filter::BodyAction::Replace(body) => response.body = body,
-        crate::filter::BodyAction::Transform { max } if response.body.len() <= max => {
-            response.body = filters.transform_body(&journey.exchange, response.body);
+        crate::filter::BodyAction::Replace(body) | crate::filter::BodyAction::Refuse(body) => {
+            response.body = body
+        }
+        // The gateway's own answers are short: all of it is shown.
+        crate::filter::BodyAction::Transform { max, .. } if response.body.len() <= max => {
+            match filters.transform_body(&mut journey.exchange, response.body, true) {
+                Rewritten::Body(body) => response.body = body,
+                Rewritten::Refused(refusal) => {
+                    response.head = refusal.head;
+                    response.body = refusal.body;
+                }
+            }
         }
         crate::filter::BodyAction::Transform { .. } => {}
     }
     journey.status = response.head.status;
-    journey.reason = response.reason;
+    journey.reason = journey.exchange.refused.take().unwrap_or(response.reason);
     let fields = &journey.exchange.request.fields;
     if fields.value(Name::ContentType).is_some_and(|kind| kind.starts_with(b"application/grpc")) {
         response = for_grpc(response);

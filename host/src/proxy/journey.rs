@@ -76,14 +76,18 @@ impl Journey {
     fn log(&self, ended: Instant, total: Duration, upstream_time: Option<Duration>) {
         let exchange = &self.exchange;
         let (host, path, query) = exchange.original();
+        let rules: SmallVec<[SmallVec<[&str; 1]>; 2]> =
+            exchange.notes.iter().map(|note| note.rules.iter().map(|rule| &**rule).collect()).collect();
         let verdicts: SmallVec<[VerdictRecord<'_>; 2]> = exchange
             .notes
             .iter()
-            .map(|note| VerdictRecord {
-                plugin: note.plugin,
-                verdict: note.verdict,
-                reason: note.reason,
-                ..VerdictRecord::default()
+            .zip(&rules)
+            .map(|(note, rules)| VerdictRecord {
+                plugin: &note.plugin,
+                version: note.version.as_deref().unwrap_or_default(),
+                verdict: &note.verdict,
+                rules,
+                reason: &note.reason,
             })
             .collect();
         let labels = exchange.labels.as_deref();
@@ -130,8 +134,8 @@ impl Drop for Journey {
         if !self.reason.is_empty() {
             self.worker.metrics.reason(ReasonFamily::Http, self.reason);
         }
-        for note in &self.exchange.notes {
-            self.worker.metrics.verdict(note.plugin, note.verdict);
+        for note in self.exchange.notes.iter().filter(|note| !note.is_event) {
+            self.worker.metrics.verdict(&note.plugin, &note.verdict);
         }
         if let Some(route) = &self.route {
             let sample = RequestSample {

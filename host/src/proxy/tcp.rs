@@ -228,15 +228,20 @@ pub(super) async fn admit(
 }
 
 /// What the connection's line says of its filters.
-pub(super) fn verdicts(scope: Option<&ConnectionScope>) -> SmallVec<[VerdictRecord<'static>; 2]> {
+pub(super) fn verdicts(scope: Option<&ConnectionScope>) -> SmallVec<[VerdictRecord<'_>; 2]> {
     let notes = scope.map(ConnectionScope::notes).unwrap_or_default();
-    let record = |note: &FilterNote| VerdictRecord {
-        plugin: note.plugin,
-        verdict: note.verdict,
-        reason: note.reason,
-        ..VerdictRecord::default()
-    };
     notes.iter().map(record).collect()
+}
+
+/// The rules of a note are in the line of the frame it was about.
+fn record(note: &FilterNote) -> VerdictRecord<'_> {
+    VerdictRecord {
+        plugin: &note.plugin,
+        version: note.version.as_deref().unwrap_or_default(),
+        verdict: &note.verdict,
+        reason: &note.reason,
+        ..VerdictRecord::default()
+    }
 }
 
 /// How long one connect may take, where the route says so; 0 leaves it to the upstream.

@@ -137,6 +137,11 @@ struct Session<H: Host> {
     recovery: Option<Box<Recovery>>,
     notices: Option<Box<Notices>>,
     held: Option<Box<Held>>,
+    /// What modules said of frames that are still to come.
+    // Boxed: few sessions meet modules.
+    rulings: Option<Box<scan::Rulings>>,
+    /// A number for modules, unique on the node.
+    connection: u64,
     /// What filters hold for the connection while it lives, and have decided.
     scope: Option<Box<ConnectionScope>>,
     attempts: u32,
@@ -177,6 +182,8 @@ impl<H: Host> Session<H> {
             recovery: is_movable.then(Box::default),
             notices: None,
             held: None,
+            rulings: None,
+            connection: next_connection(),
             scope: None,
             attempts: 0,
             begun: false,
@@ -200,7 +207,7 @@ impl<H: Host> Session<H> {
             let route = Arc::clone(&self.route);
             let admitted = Box::pin(super::tcp::admit(&route, &self.client, &mut scope)).await;
             for note in scope.notes() {
-                self.host.metrics().verdict(note.plugin, note.verdict);
+                self.host.metrics().verdict(&note.plugin, &note.verdict);
             }
             self.scope = Some(scope);
             if let Err(code) = admitted {
@@ -312,6 +319,12 @@ async fn linger(down: &mut Stream) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A number for the next session.
+fn next_connection() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 /// How long the end of a session may take: last bytes out, the peer's end in.

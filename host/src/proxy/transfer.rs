@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::config::objects::Limits;
+use crate::filter::Longer;
 use crate::message::{BodyPart, Downstream, Fields, ResponseHead, TransferError, UpstreamExchange};
 use crate::net::LazyTimer;
 use crate::upstream::Timeouts;
@@ -35,6 +36,8 @@ pub(super) struct Bounds<'a> {
 pub(super) struct Upload {
     /// A body held back for filters, sent from memory.
     held: Option<Bytes>,
+    /// What is held is the beginning; the rest comes from the client.
+    is_cut: bool,
     sent: u64,
     state: State,
     wait: Wait,
@@ -60,18 +63,19 @@ enum Wait {
 }
 
 impl Upload {
-    pub(super) fn new(held: Option<Bytes>) -> Self {
-        Self { held, sent: 0, state: State::Open, wait: Wait::Upstream, trailers: None }
+    pub(super) fn new(held: Option<Bytes>, is_cut: bool) -> Self {
+        Self { held, is_cut, sent: 0, state: State::Open, wait: Wait::Upstream, trailers: None }
     }
 
     /// Whether it can begin anew with another upstream.
     pub(super) fn can_restart(&self) -> bool {
-        self.sent == 0 || self.held.is_some()
+        let held = self.held.as_ref().map_or(0, |held| held.len() as u64);
+        self.sent <= held && (!self.is_cut || self.sent < held) || self.sent == 0
     }
 
     /// Begins anew.
     pub(super) fn restart(&mut self) {
-        *self = Self { trailers: self.trailers.take(), ..Self::new(self.held.take()) };
+        *self = Self { trailers: self.trailers.take(), ..Self::new(self.held.take(), self.is_cut) };
     }
 
     fn is_over(&self) -> bool {
@@ -114,7 +118,9 @@ impl Upload {
                 State::Open => {
                     if let Some(held) = &self.held {
                         let rest = &held[usize::try_from(self.sent).unwrap_or(usize::MAX).min(held.len())..];
-                        if rest.is_empty() {
+                        if rest.is_empty() && self.is_cut {
+                            ready!(self.poll_piece(context, down, up, bounds))?;
+                        } else if rest.is_empty() {
                             self.state = State::Ending;
                         } else {
                             let count = ready!(up.poll_write(context, rest)).map_err(ProxyError::Upstream)?;
@@ -428,21 +434,23 @@ pub(super) async fn collect_response<D: Downstream, U: UpstreamExchange>(
     .await
 }
 
-/// What [`collect_response`] read.
+/// What [`collect_response`] or [`collect_request`] read.
 pub(super) enum Collected {
     Whole(Bytes),
     /// More than the limit; the rest is still to come.
     Longer(Vec<u8>),
 }
 
-/// Reads the request's body whole, for filters that asked for it.
+/// Reads the request's body for filters that asked for it: whole, or the
+/// beginning of one that is longer than they want to see.
 pub(super) async fn collect_request<D: Downstream>(
     down: &mut D,
     max: usize,
+    longer: Longer,
     timer: &mut LazyTimer,
     bounds: &Bounds<'_>,
-) -> Result<Bytes, ProxyError> {
-    if down.remaining().is_some_and(|length| length > max as u64) {
+) -> Result<Collected, ProxyError> {
+    if longer == Longer::Refuse && down.remaining().is_some_and(|length| length > max as u64) {
         return Err(ProxyError::BodyTooLarge(max as u64));
     }
     let mut body = Vec::new();
@@ -452,14 +460,21 @@ pub(super) async fn collect_request<D: Downstream>(
             match down.poll_body(context) {
                 Poll::Ready(Ok(BodyPart::Data(data))) => {
                     if body.len() + data.len() > max {
-                        return Poll::Ready(Err(ProxyError::BodyTooLarge(max as u64)));
+                        if longer == Longer::Refuse {
+                            return Poll::Ready(Err(ProxyError::BodyTooLarge(max as u64)));
+                        }
+                        // What does not fit stays where it is and follows later.
+                        let count = max - body.len();
+                        body.extend_from_slice(&data[..count]);
+                        down.consume(count);
+                        return Poll::Ready(Ok(Collected::Longer(std::mem::take(&mut body))));
                     }
                     body.extend_from_slice(data);
                     let count = data.len();
                     down.consume(count);
                 }
                 Poll::Ready(Ok(BodyPart::End(_))) => {
-                    return Poll::Ready(Ok(std::mem::take(&mut body).into()));
+                    return Poll::Ready(Ok(Collected::Whole(std::mem::take(&mut body).into())));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ProxyError::Client(error))),
                 Poll::Pending => break,

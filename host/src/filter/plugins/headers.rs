@@ -106,6 +106,19 @@ pub(super) fn check_name(field: &str, name: &str) -> Built<()> {
     Ok(())
 }
 
+/// Checks a field a module names.
+pub(in crate::filter) fn check_field(name: &str, value: &[u8]) -> Result<(), String> {
+    let is_bad = |byte: &u8| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f;
+    if check_name("", name).is_err() || name.eq_ignore_ascii_case("host") {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+        return Err(format!("the header field {shown:?}, which it cannot change"));
+    }
+    if value.len() > 8192 || value.iter().any(is_bad) {
+        return Err(format!("a value for {name:?} that no header field can have"));
+    }
+    Ok(())
+}
+
 /// Checks a field's value or template of one.
 pub(super) fn check_value(field: &str, value: &str) -> Built<()> {
     let is_bad = |byte: u8| (byte < 0x20 && byte != b'\t') || byte == 0x7f;

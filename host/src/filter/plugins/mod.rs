@@ -17,6 +17,9 @@ mod response_rewrite;
 mod traffic_split;
 mod uri;
 
+pub(super) use headers::check_field;
+pub(super) use uri::split_target;
+
 use std::cell::RefCell;
 use std::time::Instant;
 
@@ -28,6 +31,7 @@ use crate::message::{ResponseHead, Subject, UpstreamView};
 use super::build::{BuildContext, Built, ChainKind, FieldError};
 use super::chain::{Chain, Step};
 use super::exchange::{ConnectionScope, Exchange};
+use super::module::ModuleFilter;
 use super::verdict::{BodyAction, ConnectionVerdict, FrameVerdict};
 
 /// When a filter runs.
@@ -46,10 +50,12 @@ macro_rules! plugins {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Kind { $($variant,)* }
 
-        /// A built-in plugin with its configuration; modules will be one more
-        /// variant.
+        /// A plugin with its configuration, built in or a module.
         #[derive(Debug)]
-        pub(super) enum Filter { $($variant(Box<$module::$type>),)* }
+        pub(super) enum Filter {
+            $($variant(Box<$module::$type>),)*
+            Module(Box<ModuleFilter>),
+        }
 
         const KINDS: &[Kind] = &[$(Kind::$variant,)*];
 
@@ -84,7 +90,10 @@ macro_rules! plugins {
 
         impl Filter {
             pub(super) fn phases(&self) -> &'static [Phase] {
-                match self { $(Self::$variant(_) => Kind::$variant.phases(),)* }
+                match self {
+                    $(Self::$variant(_) => Kind::$variant.phases(),)*
+                    Self::Module(own) => own.phases(),
+                }
             }
         }
     };
@@ -110,6 +119,10 @@ plugins! {
 pub(super) fn all() -> impl Iterator<Item = (&'static str, i32)> {
     KINDS.iter().map(|kind| (kind.name(), kind.priority()))
 }
+
+/// Where modules stand in the order unless `_meta.priority` says otherwise:
+/// before limits, behind what tells clients apart.
+pub(super) const MODULE_PRIORITY: i32 = 2000;
 
 /// Finds a plugin and checks that it has a place in such a chain.
 pub(super) fn kind(name: &str, chain: ChainKind) -> Built<Kind> {
@@ -157,7 +170,7 @@ impl Filter {
             Self::LimitReq(own) => own.request(exchange),
             Self::TrafficSplit(own) => own.request(exchange),
             Self::Redirect(own) => own.request(exchange),
-            Self::ResponseRewrite(_) => Step::Next,
+            Self::ResponseRewrite(_) | Self::Module(_) => Step::Next,
         }
     }
 
@@ -239,4 +252,19 @@ pub(super) fn random_below(bound: u32) -> u32 {
     random_bytes(&mut bytes);
     // 64 random bits make the bias of the remainder negligible.
     (u64::from_le_bytes(bytes) % u64::from(bound.max(1))) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_knows_every_built_in_plugin() {
+        let names: Vec<&str> = KINDS.iter().map(|kind| kind.name()).collect();
+        let mut known = crate::config::objects::BUILT_IN_PLUGINS.to_vec();
+        known.sort_unstable();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(known, sorted);
+    }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::headers::{AddForm, HeaderChanges, fill_value};
 use crate::filter::build::{BuildContext, Built, FieldError, fields, within};
 use crate::filter::exchange::Exchange;
-use crate::filter::verdict::BodyAction;
+use crate::filter::verdict::{BodyAction, Longer};
 use crate::message::{Captures, Name, ResponseHead, Stage, Template, UpstreamView};
 use crate::route::Expression;
 use crate::route::vars::{REGEX_SIZE_MAX, compile_regex};
@@ -157,7 +157,7 @@ impl ResponseRewrite {
         if self.filters.is_empty() || !is_plain || head.status == 206 {
             return BodyAction::Pass;
         }
-        BodyAction::Transform { max: self.body_max }
+        BodyAction::Transform { max: self.body_max, longer: Longer::Pass, encoded: false }
     }
 
     pub(super) fn transform(&self, exchange: &Exchange, body: Bytes) -> Bytes {

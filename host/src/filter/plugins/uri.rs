@@ -83,7 +83,7 @@ pub(super) fn push_encoded(out: &mut String, bytes: &[u8], allows: impl Fn(u8) -
 /// Splits a target into path and query and brings the path in the one form that
 /// rules, filters and the origin see. What a client's text was put into may be
 /// no path at all, or climb out of its place.
-pub(super) fn split_target(target: &str) -> Result<(Cow<'_, str>, Option<&str>), PathError> {
+pub(in crate::filter) fn split_target(target: &str) -> Result<(Cow<'_, str>, Option<&str>), PathError> {
     let (path, query) = match target.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (target, None),

@@ -81,7 +81,7 @@ pub struct WorkerMetrics {
     plugins: RefCell<SmallVec<[NamedPlugin; 2]>>,
 }
 
-type NamedPlugin = (&'static str, Arc<PluginMetrics>);
+type NamedPlugin = (Box<str>, Arc<PluginMetrics>);
 
 impl Metrics {
     /// Metrics for `workers` worker threads and one more for the control thread,
@@ -203,15 +203,15 @@ impl WorkerMetrics {
 
     /// Counts what a built-in plugin decided, as [`PluginVerdict::as_str`] has it.
     /// A verdict of another name counts as an error.
-    pub fn verdict(&self, plugin: &'static str, verdict: &str) {
+    pub fn verdict(&self, plugin: &str, verdict: &str) {
         let verdict = PluginVerdict::of(verdict);
         let mut known = self.plugins.borrow_mut();
-        if let Some((_, own)) = known.iter().find(|(name, _)| *name == plugin) {
+        if let Some((_, own)) = known.iter().find(|(name, _)| **name == *plugin) {
             return own.count(verdict);
         }
         let own = self.metrics.plugin(plugin);
         own.count(verdict);
-        known.push((plugin, own));
+        known.push((plugin.into(), own));
     }
 
     fn shard(&self) -> &Shard {

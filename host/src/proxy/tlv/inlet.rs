@@ -75,6 +75,14 @@ impl Inlet {
         }
     }
 
+    /// Puts other bytes in the place of the first `count`, which are a frame.
+    pub(super) fn replace_front(&mut self, count: usize, bytes: Vec<u8>) {
+        if self.gathered.is_none() {
+            self.consume(count);
+        }
+        self.gathered = Some(Box::new(bytes));
+    }
+
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         *self = Self::default();

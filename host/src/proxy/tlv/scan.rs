@@ -1,5 +1,6 @@
 //! Looking at what has come: which frames go on, and what becomes of the others.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant as Clock;
 
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 use super::recovery::Facts;
 use super::{CloseReason, End, Flow, Host, Session};
 use crate::config::objects::HeartbeatMode;
-use crate::filter::{FilterNote, FrameContext, FrameVerdict};
+use crate::filter::{FilterNote, FrameBatch, FrameContext, FrameVerdict, Word};
 use crate::frame::{Frame, FrameField, FrameFormat, Piece};
 use crate::message::{FrameFields, FrameRole};
 use crate::observe::{BlockedRecord, VerdictRecord};
@@ -41,7 +42,12 @@ pub(super) struct Held {
     is_head: bool,
     /// When it goes on.
     until: Option<Instant>,
+    /// What a module said about it.
+    note: Option<Box<FilterNote>>,
 }
+
+/// What modules have decided about frames that are still to be looked at.
+pub(super) type Rulings = VecDeque<(FrameVerdict, Option<Box<FilterNote>>)>;
 
 #[derive(Debug)]
 enum Fate {
@@ -86,7 +92,11 @@ fn command(format: &FrameFormat, head: &[u8]) -> u32 {
 impl<H: Host> Session<H> {
     /// Frames up to this size are held until they are whole.
     fn hold(&self) -> usize {
-        if self.recovery.is_some() { usize::MAX } else { self.host.buffers().limits().common_bytes }
+        if self.recovery.is_some() || self.route.chain.sees_batches() {
+            usize::MAX
+        } else {
+            self.host.buffers().limits().common_bytes
+        }
     }
 
     /// Looks at what waits from the client. Called when all that was ready is written.
@@ -134,6 +144,12 @@ impl<H: Host> Session<H> {
         loop {
             let (ready, before) = (self.inward.ready, self.inward.decoder);
             let mut decoder = before;
+            if self.route.chain.sees_batches()
+                && self.rulings.as_ref().is_none_or(|rulings| rulings.is_empty())
+            {
+                self.ask_modules(ready);
+            }
+            let mut rulings = self.rulings.take();
             let waiting = &self.inward.inlet.front()[ready..];
             let piece = match decoder.next(&settings.format, waiting, hold) {
                 Ok(piece) => piece,
@@ -153,11 +169,14 @@ impl<H: Host> Session<H> {
                 Piece::Part { bytes, last } => (bytes.len(), Err(last)),
                 Piece::Frame(frame) => {
                     let facts = facts(&settings.format, frame.head());
-                    let (fate, plugin) = decide(self, &frame, facts).unzip();
+                    let ruling = rulings.as_mut().and_then(|rulings| rulings.pop_front());
+                    let (ruled, note) = ruling.unwrap_or((FrameVerdict::Pass, None));
+                    let (fate, plugin) = decide(self, &frame, facts, ruled).unzip();
                     let user = settings.format.user().map(|field| field.read(frame.head()));
-                    (frame.bytes().len(), Ok((facts, fate.zip(plugin), user, !frame.is_whole())))
+                    (frame.bytes().len(), Ok((facts, fate.zip(plugin), user, !frame.is_whole(), note)))
                 }
             };
+            self.rulings = rulings.filter(|rulings| !rulings.is_empty());
             self.inward.decoder = decoder;
             match verdict {
                 Err(last) if self.inward.discards => {
@@ -165,16 +184,29 @@ impl<H: Host> Session<H> {
                     self.inward.discards = !last;
                 }
                 Err(_) => self.inward.ready += bytes,
-                Ok((facts, fate, user, is_head)) => {
+                Ok((facts, fate, user, is_head, note)) => {
                     self.saw_frame(facts, user);
                     let Some((fate, plugin)) = fate else {
                         self.inward.ready += bytes;
                         continue;
                     };
-                    self.held = Some(Box::new(Held { fate, plugin, facts, bytes, is_head, until: None }));
+                    self.held =
+                        Some(Box::new(Held { fate, plugin, facts, bytes, is_head, until: None, note }));
                     return if ready > 0 { Scanned::Progress } else { self.decide_held() };
                 }
             }
+        }
+    }
+
+    /// Has the chain's modules look at the whole frames from `ready` on, all of
+    /// them in one call.
+    fn ask_modules(&mut self, ready: usize) {
+        let settings = Arc::clone(&self.settings);
+        let waiting = &self.inward.inlet.front()[ready..];
+        let (connection, decoder) = (self.connection, self.inward.decoder);
+        let mut batch = FrameBatch::of(connection, &self.client, &settings.format, decoder, waiting);
+        if !batch.frames.is_empty() {
+            self.rulings = Some(Box::new(self.route.chain.on_batch(&mut batch).into()));
         }
     }
 
@@ -207,11 +239,16 @@ impl<H: Host> Session<H> {
             FrameVerdict::Delay(time) => {
                 let until = *held.until.get_or_insert(self.now + time);
                 if until > self.now {
-                    self.note_verdict(held.plugin, "delay", "");
+                    self.note_verdict(FilterNote::of(&Word::Fixed(held.plugin), "delay", ""));
                     self.held = Some(held);
                     return Scanned::Blocked;
                 }
                 self.inward.ready = held.bytes;
+            }
+            FrameVerdict::Rewrite(bytes) => {
+                self.log_blocked(&held, "rewrite", "");
+                self.inward.ready = bytes.len();
+                self.inward.inlet.replace_front(held.bytes, bytes.to_vec());
             }
             FrameVerdict::Drop(code) => {
                 self.log_blocked(&held, "drop", code);
@@ -246,13 +283,20 @@ impl<H: Host> Session<H> {
     }
 
     /// Notes a decision for the session's line and counts it.
-    fn note_verdict(&mut self, plugin: &'static str, verdict: &'static str, reason: &'static str) {
-        self.host.metrics().verdict(plugin, verdict);
-        self.scope.get_or_insert_default().note(FilterNote { plugin, verdict, reason });
+    fn note_verdict(&mut self, note: FilterNote) {
+        self.host.metrics().verdict(&note.plugin, &note.verdict);
+        self.scope.get_or_insert_default().note(note);
     }
 
     fn log_blocked(&mut self, held: &Held, verdict: &'static str, code: &'static str) {
-        self.note_verdict(held.plugin, verdict, code);
+        let own = FilterNote::of(&Word::Fixed(held.plugin), verdict, code);
+        let note = match &held.note {
+            Some(note) if note.reason.is_empty() => FilterNote { reason: own.reason, ..(**note).clone() },
+            Some(note) => (**note).clone(),
+            None => own,
+        };
+        self.note_verdict(note.clone());
+        let rules: Vec<&str> = note.rules.iter().map(|rule| &**rule).collect();
         self.host.log_blocked(&BlockedRecord {
             client: &self.client,
             client_ip: self.client.ip(),
@@ -263,7 +307,13 @@ impl<H: Host> Session<H> {
             sequence: Some(held.facts.sequence),
             user: "",
             bytes_in: held.bytes as u64,
-            verdict: VerdictRecord { plugin: held.plugin, verdict, reason: code, ..VerdictRecord::default() },
+            verdict: VerdictRecord {
+                plugin: &note.plugin,
+                version: note.version.as_deref().unwrap_or_default(),
+                verdict,
+                rules: &rules,
+                reason: &note.reason,
+            },
             request_id: "",
         });
     }
@@ -316,7 +366,12 @@ fn account(recovery: &mut super::Recovery, settings: &TlvSettings, flow: &mut Fl
 }
 
 /// What becomes of a frame, where it is not to pass.
-fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Option<(Fate, &'static str)> {
+fn decide<H: Host>(
+    session: &Session<H>,
+    frame: &Frame<'_>,
+    facts: Facts,
+    ruled: FrameVerdict,
+) -> Option<(Fate, &'static str)> {
     let settings = &*session.settings;
     let is_heartbeat = settings.heartbeat == Some(facts.command);
     if is_heartbeat && settings.heartbeat_mode == HeartbeatMode::Answer {
@@ -329,6 +384,9 @@ fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Opt
     {
         return Some((Fate::Close(CloseReason::LoginRequired), ""));
     }
+    if !matches!(ruled, FrameVerdict::Pass | FrameVerdict::Rewrite(_)) {
+        return Some((Fate::Filter(ruled), ""));
+    }
     let chain = &session.route.chain;
     if !chain.sees_frames() {
         return None;
@@ -340,9 +398,13 @@ fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Opt
         frame: &header,
         now: Clock::now(),
     };
-    match chain.judge_frame(&context) {
-        (FrameVerdict::Pass, _) => None,
-        (verdict, plugin) => Some((Fate::Filter(verdict), plugin)),
+    match (chain.judge_frame(&context), ruled) {
+        ((FrameVerdict::Pass, _), FrameVerdict::Pass) => None,
+        // What is rewritten must not go on as it came, so it does not wait.
+        ((FrameVerdict::Pass | FrameVerdict::Delay(_), _), rewrite @ FrameVerdict::Rewrite(_)) => {
+            Some((Fate::Filter(rewrite), ""))
+        }
+        ((verdict, plugin), _) => Some((Fate::Filter(verdict), plugin)),
     }
 }
 

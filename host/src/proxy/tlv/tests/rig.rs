@@ -141,6 +141,7 @@ impl Rig {
         let plugins = serde_json::from_value(plugins).unwrap();
         let format = FrameFormat::im20();
         let context = BuildContext {
+            module: &|_| Ok(None),
             kind: ChainKind::Frames,
             upstream: &|_| Err("none here".to_owned()),
             groups: &Groups::default(),
