@@ -24,7 +24,8 @@ pub use server::{ServerLimits, bind, serve};
 pub use sites::{MetricsSite, StatusSite};
 pub use status::{
     BindStatus, ConfigStatus, ConnectionStatus, HealthCounter, LineStatus, ListenerStatus, ModuleStatus,
-    NodeInfo, NodeStatus, ProcessStatus, Quarantined, Readiness, Since, State, Status, UpstreamStatus,
+    NodeInfo, NodeStatus, ProcessStatus, Quarantined, Readiness, RunningStatus, Since, State, Status,
+    UpstreamStatus,
 };
 
 /// What the gateway says of itself. Asked on a thread of its own, so it may take

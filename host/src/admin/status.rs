@@ -268,15 +268,40 @@ pub struct ModuleStatus {
     pub active: String,
     /// The digest of that version's component.
     pub digest: String,
-    /// `ready`, `compiling`, `failed`.
+    /// All versions its object lists.
+    pub versions: Vec<String>,
+    /// `ready`; `preparing` while a version is compiled or tried out; `failed`
+    /// when the version that is asked for cannot be used.
     pub state: String,
     /// Why it is in that state.
     pub why: Option<String>,
     /// The version being tried on part of the traffic.
     pub canary: Option<String>,
+    /// Versions that run: after a change also the old one, until its calls have ended.
+    pub running: Vec<RunningStatus>,
     /// Since when.
     #[serde(flatten)]
     pub since: Since,
+}
+
+/// A version of a module that runs with one configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunningStatus {
+    /// The version.
+    pub version: String,
+    /// The digest of its component.
+    pub digest: String,
+    /// Instances there are.
+    pub instances: usize,
+    /// Calls so far.
+    pub calls: u64,
+    /// Calls that gave no verdict, by kind: `trap`, `deadline`, `memory` and others.
+    pub failures: std::collections::BTreeMap<String, u64>,
+    /// Whether it is not called for a while, because it failed too often.
+    pub breaker_open: bool,
+    /// Milliseconds it took to try it out.
+    pub prepared_in_ms: u64,
 }
 
 /// Downstream connections and requests.

@@ -198,6 +198,16 @@ impl Page {
             let canary = module.canary.as_deref().unwrap_or("-");
             let left = format!("{}{}", cell(&module.name, NAME), cell(&module.state, 14));
             let _ = writeln!(self.text, "{left}{}{}", cell(&module.active, 16), fit(canary, 14));
+            for running in &module.running {
+                let failed: u64 = running.failures.values().sum();
+                let breaker = if running.breaker_open { ", breaker open" } else { "" };
+                let tone = if running.breaker_open { Tone::Bad } else { Tone::Dim };
+                let (version, instances, calls) = (&running.version, running.instances, running.calls);
+                self.note(
+                    tone,
+                    &format!("{version}: {instances} instances, {calls} calls, {failed} failed{breaker}"),
+                );
+            }
             if let Some(why) = &module.why {
                 self.note(Tone::Dim, why);
             }

@@ -24,6 +24,7 @@ use crate::admin::{
     self, BindStatus, Gateway, ListenerStatus, LogCollector, MetricsSite, NetCollector, NodeInfo, Site,
     StatusCollector, StatusSite, UpstreamCollector,
 };
+use crate::config::Blobs;
 use crate::config::objects;
 use crate::config::source::{DirectorySource, Source};
 use crate::control::{Control, NodeView, Phase};
@@ -31,6 +32,7 @@ use crate::message::path_signature::FleetKey;
 use crate::net::tls::Sessions;
 use crate::net::{Counters, Inherited, Listeners, Outcome, Queue, takeover};
 use crate::observe::{LogWriter, Metrics, host_name, start_events};
+use crate::plugin::{EngineOptions, ModuleCollector, Modules, Services, code_folder};
 use crate::proxy::{NodeIdentity, Shared};
 use crate::server;
 use crate::snapshot::{Builder, Checker, Snapshot};
@@ -204,8 +206,13 @@ impl Main {
             .with_context(|| format!("cannot read {}", self.directory.display()))?;
         let source = Source::Directory(source);
         let writer = source.writer();
-        let builder =
-            Builder::new(Arc::clone(&self.environment), Arc::clone(&self.shared.metrics), Sessions::new());
+        let modules = self.modules(source.blobs());
+        let builder = Builder::new(
+            Arc::clone(&self.environment),
+            Arc::clone(&self.shared.metrics),
+            Sessions::new(),
+            modules,
+        );
         let checker = Checker::new(Arc::clone(&self.environment));
         let (changed, mut changes) = watch::channel(0);
         let (questions, asked) = mpsc::channel(admin::QUESTIONS_MAX);
@@ -261,6 +268,20 @@ impl Main {
         }
         tracing::info!("ended");
         Ok(())
+    }
+
+    /// The modules of this node, their bytes from `blobs`.
+    fn modules(&self, blobs: Arc<dyn Blobs>) -> Modules {
+        let view = Arc::clone(&self.view);
+        let health = Box::new(move |id: &str| view.node_health(id));
+        let services = Services::new(self.directory.clone(), health);
+        let cache_dir = self.boot.cache_dir.as_deref().map(code_folder);
+        let options = EngineOptions { cache_dir, ..EngineOptions::default() };
+        let metrics = &self.shared.metrics;
+        metrics.register(Arc::new(services.metrics.clone()));
+        let modules = Modules::new(options, services, blobs, self.workers.len());
+        metrics.register(Arc::new(ModuleCollector::new(modules.running())));
+        modules
     }
 
     /// Serves status and metrics where the boot file says so.

@@ -62,6 +62,8 @@ impl Control {
     /// Applies batches until the source ends; `on_built` is told of each, on
     /// this thread, after the swap. Cancel-safe between batches.
     pub async fn run(mut self, mut on_built: impl FnMut(&Built)) {
+        let mut is_first = true;
+        let mut held: Option<Built> = None;
         loop {
             let question = async {
                 match &mut self.questions {
@@ -69,21 +71,35 @@ impl Control {
                     None => std::future::pending().await,
                 }
             };
-            tokio::select! {
+            let mut built = tokio::select! {
                 // Batches first: who has written asks about what was written.
                 biased;
                 batch = self.source.next() => match batch {
-                    Some(batch) => {
-                        let built = self.apply(batch);
-                        on_built(&built);
-                    }
+                    Some(batch) => self.apply(batch),
                     None => return,
                 },
-                question = question => match question {
-                    Some(question) => question(&self.store, &self.builder),
-                    None => self.questions = None,
-                },
+                id = self.builder.modules().changed() => self.builder.module_changed(&self.store, &id),
+                question = question => {
+                    match question {
+                        Some(question) => question(&self.store, &self.builder),
+                        None => self.questions = None,
+                    }
+                    continue;
+                }
+            };
+            // Routes without their modules are not there, and global rules
+            // without theirs let pass what they should not: the first snapshot
+            // waits for all that can be had.
+            if let Some(held) = held.take() {
+                built.follow(held);
             }
+            if is_first && self.builder.modules().is_preparing() {
+                held = Some(built);
+                continue;
+            }
+            is_first = false;
+            self.publish(&built);
+            on_built(&built);
         }
     }
 
@@ -113,22 +129,29 @@ impl Control {
             }
         }
         let built = self.builder.apply(&self.store, &changes);
+        tracing::info!(
+            changes = changes.len(),
+            micros = started.elapsed().as_micros() as u64,
+            "configuration read"
+        );
+        built
+    }
+
+    /// Makes a snapshot the live one, and shows it.
+    fn publish(&self, built: &Built) {
         for (key, warning) in &built.warnings {
             tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), "{warning}");
         }
         let revision = built.snapshot.revision;
         self.shared.snapshot.store(Arc::clone(&built.snapshot));
-        let view = View::of(&self.store, &self.builder, &self.problems, revision, now);
+        let view = View::of(&self.store, &self.builder, &self.problems, revision, SystemTime::now());
         self.view.publish(view, &built.upstreams);
         self.changed.send_replace(revision);
         tracing::info!(
             revision,
-            changes = changes.len(),
             rebuilt = built.rebuilt,
             quarantined = self.store.quarantined().count() + self.builder.failed().len(),
-            micros = started.elapsed().as_micros() as u64,
             "configuration applied"
         );
-        built
     }
 }

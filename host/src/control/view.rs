@@ -9,14 +9,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::admin::{
-    ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, NodeInfo, ProcessStatus, Quarantined, Readiness,
-    Since, Status, UpstreamStatus,
+    ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, ModuleStatus, NodeInfo, ProcessStatus,
+    Quarantined, Readiness, RunningStatus, Since, Status, UpstreamStatus,
 };
-use crate::config::{KINDS, Key, Origin, Problem, Quarantine, Store};
+use crate::config::objects::Module;
+use crate::config::{KINDS, Key, Kind, Object, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
+use crate::plugin::{FAILURES, NodeHealth, Plugin, Running};
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, UpstreamChanges};
-use crate::upstream::Upstream;
+use crate::upstream::{self, Upstream};
 
 /// Where the process stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +38,60 @@ pub struct View {
     applied: Option<SystemTime>,
     objects: BTreeMap<String, usize>,
     quarantined: Vec<Held>,
+    modules: Vec<ModuleView>,
+    running: Arc<Running>,
+}
+
+/// A module as its object says, and what became of that.
+#[derive(Debug, Clone)]
+struct ModuleView {
+    object: Arc<Module>,
+    state: &'static str,
+    why: Option<String>,
+}
+
+impl ModuleView {
+    fn of(object: &Arc<Module>, builder: &Builder) -> Self {
+        let modules = builder.modules_view();
+        let why = modules.refusal(&object.id);
+        let state = match (&why, modules.is_being_prepared(&object.id)) {
+            (_, true) => "preparing",
+            (Some(_), _) => "failed",
+            (None, _) => "ready",
+        };
+        Self { object: Arc::clone(object), state, why }
+    }
+
+    fn shown(&self, running: &[Arc<Plugin>]) -> ModuleStatus {
+        let own = || running.iter().filter(|plugin| **plugin.name() == *self.object.id);
+        let serving = self.object.serving();
+        let since =
+            own().filter(|plugin| serving.is_some_and(|version| *version.version == **plugin.version()));
+        ModuleStatus {
+            name: self.object.id.to_string(),
+            active: serving.map(|version| version.version.clone()).unwrap_or_default(),
+            digest: serving.map(|version| version.digest.to_string()).unwrap_or_default(),
+            versions: self.object.versions.iter().map(|version| version.version.clone()).collect(),
+            state: self.state.to_owned(),
+            why: self.why.clone(),
+            canary: None,
+            running: own().map(|plugin| running_status(plugin)).collect(),
+            since: since.map(|plugin| plugin.since()).min().map(since_of).unwrap_or_default(),
+        }
+    }
+}
+
+fn running_status(plugin: &Plugin) -> RunningStatus {
+    let failures = FAILURES.iter().zip(plugin.stats().failures()).filter(|(_, count)| *count > 0);
+    RunningStatus {
+        version: plugin.version().to_string(),
+        digest: plugin.component().outline().digest.to_string(),
+        instances: plugin.instances(),
+        calls: plugin.stats().calls(),
+        failures: failures.map(|(kind, count)| ((*kind).to_owned(), count)).collect(),
+        breaker_open: plugin.is_broken(),
+        prepared_in_ms: plugin.prepared_in().as_millis() as u64,
+    }
 }
 
 /// Something that is not live as it is written.
@@ -79,7 +135,20 @@ impl View {
             Held::Object(key.clone(), Quarantine { problems: vec![problem], origin, since }, true)
         }));
         quarantined.extend(problems.iter().cloned().map(Held::Store));
-        Self { revision, applied: Some(now), objects, quarantined }
+        Self {
+            revision,
+            applied: Some(now),
+            objects,
+            quarantined,
+            modules: store
+                .live_of(Kind::Modules)
+                .filter_map(|object| match object {
+                    Object::Module(object) => Some(ModuleView::of(object, builder)),
+                    _ => None,
+                })
+                .collect(),
+            running: builder.modules_view().running(),
+        }
     }
 }
 
@@ -130,11 +199,33 @@ impl NodeView {
         self.phase.store(Arc::new(phase));
     }
 
+    /// How the nodes of an upstream are, for modules that ask.
+    #[must_use]
+    pub fn node_health(&self, id: &str) -> Vec<NodeHealth> {
+        let all = self.upstreams();
+        let Some(upstream) = all.iter().find(|upstream| &*upstream.id == id) else {
+            return Vec::new();
+        };
+        let status = upstream::status(upstream);
+        let lines = status.lines.iter();
+        lines
+            .flat_map(|line| {
+                line.nodes.iter().map(|node| NodeHealth {
+                    upstream: id.to_owned(),
+                    line: line.name.to_string(),
+                    address: node.name.to_string(),
+                    healthy: node.state == "up",
+                    rtt: node.rtt.rtt_average_ms.map(|time| (time * 1e3) as u32),
+                })
+            })
+            .collect()
+    }
+
     fn config(&self, view: &View) -> ConfigStatus {
         ConfigStatus {
             revision: view.revision,
             source: self.source.clone(),
-            applied: view.applied.map(since).unwrap_or_default(),
+            applied: view.applied.map(since_of).unwrap_or_default(),
             objects: view.objects.clone(),
             quarantined: view.quarantined.iter().map(Held::shown).collect(),
             stale: None,
@@ -170,6 +261,7 @@ impl Gateway for NodeView {
     fn status(&self) -> Status {
         let readiness = self.readiness();
         let view = self.view.load();
+        let running = view.running.all();
         Status {
             node: self.info.clone(),
             state: readiness.as_str().to_owned(),
@@ -177,14 +269,14 @@ impl Gateway for NodeView {
             config: self.config(&view),
             listeners: (self.listeners)(),
             upstreams: self.upstreams().iter().map(|upstream| of_upstream(upstream)).collect(),
-            modules: Vec::new(),
+            modules: view.modules.iter().map(|module| module.shown(&running)).collect(),
             connections: self.connections(),
             process: ProcessStatus::now(self.shared.metrics.uptime()),
         }
     }
 }
 
-fn since(time: SystemTime) -> Since {
+fn since_of(time: SystemTime) -> Since {
     Since::instant(std::time::Instant::now() - time.elapsed().unwrap_or(Duration::ZERO))
 }
 

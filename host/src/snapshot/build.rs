@@ -12,11 +12,12 @@ use std::time::SystemTime;
 
 use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, Key, Kind, Object, Problem, Store};
-use crate::filter::{BuildContext, Chain, ChainKind, Groups, UpstreamSource, merge};
+use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
 use crate::frame::FrameFormat;
 use crate::message::RouteLabels;
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::{self, Metrics};
+use crate::plugin::{Gap, Modules};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
@@ -30,6 +31,7 @@ use super::{Route, Snapshot, shown};
 pub struct Builder {
     metrics: Arc<Metrics>,
     sessions: Sessions,
+    modules: Modules,
     groups: Groups,
     current: Snapshot,
     upstreams: Upstreams,
@@ -37,6 +39,9 @@ pub struct Builder {
     formats: HashMap<Id, Arc<FrameFormat>>,
     failed: BTreeMap<Key, Failure>,
 }
+
+/// What is said of a module that is on its way.
+const PREPARING: &str = "is being prepared";
 
 /// Why an object could not be built.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,13 +67,28 @@ pub struct Built {
     pub warnings: Vec<(Key, String)>,
 }
 
+impl Built {
+    /// Takes in what a round before this one brought, which nobody was told of.
+    pub fn follow(&mut self, before: Self) {
+        self.upstreams.follow(before.upstreams);
+        self.rebuilt += before.rebuilt;
+        self.warnings.extend(before.warnings);
+    }
+}
+
 impl Builder {
     /// A builder that starts from nothing.
     #[must_use]
-    pub fn new(environment: Arc<Environment>, metrics: Arc<Metrics>, sessions: Sessions) -> Self {
+    pub fn new(
+        environment: Arc<Environment>,
+        metrics: Arc<Metrics>,
+        sessions: Sessions,
+        modules: Modules,
+    ) -> Self {
         Self {
             metrics,
             sessions,
+            modules,
             groups: Groups::default(),
             current: Snapshot::default(),
             upstreams: Upstreams::new(environment),
@@ -96,6 +116,25 @@ impl Builder {
         self.mentions.looked_at
     }
 
+    /// The modules, to look at.
+    #[must_use]
+    pub fn modules_view(&self) -> &Modules {
+        &self.modules
+    }
+
+    /// The modules, to wait for.
+    pub fn modules(&mut self) -> &mut Modules {
+        &mut self.modules
+    }
+
+    /// Builds what names a module, once that is ready or refused.
+    pub fn module_changed(&mut self, store: &Store, id: &Id) -> Built {
+        let key = (Kind::Modules, id.clone());
+        self.module(store, &key);
+        let dirty = module_users(store, &key);
+        self.build(store, dirty, Vec::new())
+    }
+
     /// Builds what `changes` touch. They come from the same batch of `store`.
     pub fn apply(&mut self, store: &Store, changes: &[Change]) -> Built {
         let mut warnings = Vec::new();
@@ -108,6 +147,14 @@ impl Builder {
             match change.kind {
                 Kind::Routes | Kind::StreamRoutes | Kind::GlobalRules => {
                     dirty.insert(key);
+                }
+                Kind::Modules => {
+                    match change.new {
+                        Some(_) => self.modules.renew(&change.id),
+                        None => self.modules.remove(&change.id),
+                    }
+                    self.module(store, &key);
+                    dirty.extend(module_users(store, &key));
                 }
                 Kind::Upstreams => dirty.extend(self.upstream(store, &change.id)),
                 Kind::FrameFormats => {
@@ -131,6 +178,10 @@ impl Builder {
                 }
             }
         }
+        self.build(store, dirty, warnings)
+    }
+
+    fn build(&mut self, store: &Store, dirty: BTreeSet<Key>, warnings: Vec<(Key, String)>) -> Built {
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
             self.global_rules(store);
         }
@@ -142,6 +193,7 @@ impl Builder {
                 _ => {}
             }
         }
+        self.modules.sweep();
         self.current.revision += 1;
         let upstreams = self.upstreams.take_changes();
         Built { snapshot: Arc::new(self.current.clone()), upstreams, rebuilt, warnings }
@@ -175,7 +227,8 @@ impl Builder {
                 Some(value)
             }
             Err(problems) => {
-                for problem in &problems {
+                // A module on its way is no fault; it is in status until it is ready.
+                for problem in problems.iter().filter(|problem| !problem.message.ends_with(PREPARING)) {
                     tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), %problem, "object cannot be built; the last good version stays");
                 }
                 let known = self.failed.get(key).filter(|known| known.problems == problems);
@@ -194,6 +247,7 @@ impl Builder {
             Kind::StreamRoutes => self.current.stream_routes.get(id.as_str()).is_some(),
             Kind::Upstreams => self.upstreams.get(id).is_some(),
             Kind::Ssls => self.current.certificates.entry(id).is_some(),
+            Kind::Modules => self.modules.is_running(id),
             Kind::FrameFormats => self.formats.contains_key(id),
             _ => false,
         }
@@ -212,6 +266,29 @@ impl Builder {
         let mut users = users(store, &key);
         users.extend(self.mentions.owners(id).cloned());
         users
+    }
+
+    /// Has a module prepared with its own configuration, so that a fault shows
+    /// before a route names it.
+    fn module(&mut self, store: &Store, key: &Key) {
+        let Some(Object::Module(object)) = store.live(Kind::Modules, &key.1) else { return };
+        let problem = |message| vec![Problem { field: String::new(), message, value: None }];
+        if !module_users(store, key).is_empty() {
+            self.modules.keep(&key.1, None);
+            // Its users have it tried out, with what they say of it.
+            let outcome = self.modules.refusal(&key.1).map_or(Ok(()), |why| Err(problem(why)));
+            self.note(key, outcome);
+            return;
+        }
+        match self.modules.find(object, &serde_json::Value::Null) {
+            Ok(plugin) => {
+                self.modules.keep(&key.1, Some(plugin));
+                self.note(key, Ok(()));
+            }
+            Err(Gap::Refused(why)) => drop(self.note::<()>(key, Err(problem(why)))),
+            // What is known of it stays until more is.
+            Err(Gap::Preparing) => {}
+        }
     }
 
     fn frame_format(&mut self, change: &Change) {
@@ -309,6 +386,17 @@ impl Builder {
         self.mentions.forget(owner);
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
+        let modules = RefCell::new(&mut self.modules);
+        let module = |source: ModuleSource<'_>| {
+            let id = Id::new(source.name).map_err(|_| "unknown plugin".to_owned())?;
+            let Some(Object::Module(object)) = store.live(Kind::Modules, &id) else {
+                return Err(format!("modules/{id} does not exist"));
+            };
+            modules.borrow_mut().find(object, source.config).map(Some).map_err(|gap| match gap {
+                Gap::Preparing => format!("modules/{id} {PREPARING}"),
+                Gap::Refused(why) => format!("modules/{id} {why}"),
+            })
+        };
         let found = RefCell::new((&mut self.upstreams, &mut self.mentions));
         let upstream = |source: UpstreamSource<'_>| {
             let (upstreams, mentions) = &mut *found.borrow_mut();
@@ -327,7 +415,8 @@ impl Builder {
             }
         };
         let groups = &self.groups;
-        let context = BuildContext { kind, upstream: &upstream, groups, https_port, frame_fields };
+        let context =
+            BuildContext { kind, upstream: &upstream, module: &module, groups, https_port, frame_fields };
         Chain::build(plugins, &context, previous)
     }
 
@@ -568,6 +657,19 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
         (None, Some(upstream)) => upstream.timeouts,
         (None, None) => Timeouts::of(&objects::Timeout::default()),
     }
+}
+
+/// All that has a chain with a module in it.
+fn module_users(store: &Store, key: &Key) -> BTreeSet<Key> {
+    let mut all = BTreeSet::new();
+    for user in users(store, key) {
+        if user.0 == Kind::PluginConfigs {
+            all.extend(users(store, &user));
+        } else {
+            all.insert(user);
+        }
+    }
+    all
 }
 
 /// Routes and stream routes that name an object, directly or by a service.

@@ -59,7 +59,8 @@ impl Checker {
             Object::StreamRoute(route) => {
                 both(self.inline("upstream", route.upstream.as_deref()), self.stream(route))
             }
-            Object::Listener(_) => Ok(()),
+            // The component itself is looked at by the node that runs it.
+            Object::Listener(_) | Object::Module(_) => Ok(()),
         };
         for problem in found.err().into_iter().flatten() {
             problems.add_problem(problem);
@@ -121,8 +122,14 @@ impl Checker {
             self.any_upstream.clone().ok_or_else(|| "cannot be checked".to_owned())
         };
         let groups = Groups::default();
-        let context =
-            BuildContext { kind, upstream: &upstream, groups: &groups, https_port: 443, frame_fields };
+        let context = BuildContext {
+            kind,
+            upstream: &upstream,
+            module: &|_| Ok(None),
+            groups: &groups,
+            https_port: 443,
+            frame_fields,
+        };
         Chain::build(plugins, &context, None).map(|_| ())
     }
 }

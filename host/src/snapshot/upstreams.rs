@@ -29,6 +29,21 @@ pub struct UpstreamChanges {
     pub gone: Vec<Arc<Upstream>>,
 }
 
+impl UpstreamChanges {
+    /// Takes in the changes of a round before, which nobody was told of.
+    pub(super) fn follow(&mut self, before: Self) {
+        let mut new = before.new;
+        // What came then and has gone since was never there for anybody.
+        self.gone.retain(|gone| {
+            let place = new.iter().position(|upstream| Arc::ptr_eq(upstream, gone));
+            place.map(|place| new.swap_remove(place)).is_none()
+        });
+        new.append(&mut self.new);
+        self.new = new;
+        self.gone.extend(before.gone);
+    }
+}
+
 /// The same while a batch is built, by identity: what comes and goes within
 /// one batch has never been.
 #[derive(Default)]
