@@ -41,6 +41,7 @@
 
 mod certificates;
 mod curl;
+pub mod guest;
 mod load;
 mod metrics;
 mod network;
@@ -55,6 +56,7 @@ mod wait;
 
 pub use certificates::{Authority, Identity, KeyKind};
 pub use curl::{Curl, Reply};
+pub use guest::Guest;
 pub use load::{LoadReport, SteadyLoad};
 pub use metrics::Metrics;
 pub use network::{Namespace, Network};

@@ -95,6 +95,12 @@ impl SluiceBuilder {
         self
     }
 
+    /// Bytes in the store's folder: `modules/guest.wasm`.
+    pub fn bytes(self, name: &str, bytes: &[u8]) -> Self {
+        crate::guest::write_whole(&self.folder.path().join("conf").join(name), bytes);
+        self
+    }
+
     /// A key of the boot file. `admin` and `log` are extended, others replaced.
     pub fn boot(mut self, key: &str, value: Value) -> Self {
         match (self.boot.get_mut(key), value) {
