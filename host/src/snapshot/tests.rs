@@ -6,9 +6,11 @@ use std::time::SystemTime;
 use serde_json::{Value, json};
 
 use super::{Builder, Built};
+use crate::config::source::DirectoryBlobs;
 use crate::config::{Document, DocumentChange, Id, Kind, Origin, Store};
 use crate::net::tls::Sessions;
 use crate::observe::Metrics;
+use crate::plugin::{EngineOptions, Modules, Services};
 use crate::upstream::{Environment, Options};
 
 const ROUTES: usize = 10_000;
@@ -22,7 +24,9 @@ impl Table {
     fn new() -> Self {
         let store = Store::new(Box::new(|_, _| {}));
         let environment = Environment::new(Options::default());
-        let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new());
+        let blobs = Arc::new(DirectoryBlobs::new(".".into()));
+        let modules = Modules::new(EngineOptions::default(), Services::alone(".".into()), blobs, 1);
+        let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new(), modules);
         Self { store, builder }
     }
 
