@@ -15,6 +15,8 @@ pub enum Kind {
     Ssls,
     /// Wasm components by name.
     Modules,
+    /// Protobuf definitions.
+    Protos,
     /// Where requests and connections go.
     Upstreams,
     /// What several routes have in common.
@@ -30,11 +32,12 @@ pub enum Kind {
 }
 
 /// Every kind, what is referred to before what refers to it.
-pub const KINDS: [Kind; 10] = [
+pub const KINDS: [Kind; 11] = [
     Kind::Listeners,
     Kind::FrameFormats,
     Kind::Ssls,
     Kind::Modules,
+    Kind::Protos,
     Kind::Upstreams,
     Kind::Services,
     Kind::PluginConfigs,
@@ -44,9 +47,8 @@ pub const KINDS: [Kind; 10] = [
 ];
 
 /// Kinds that exist in APISIX or in our design and that this build refuses by name.
-const NOT_YET: [&str; 9] = [
+const NOT_YET: [&str; 8] = [
     "trust_keys",
-    "protos",
     "consumers",
     "consumer_groups",
     "credentials",
@@ -79,6 +81,7 @@ impl Kind {
             Self::FrameFormats => "frame_formats",
             Self::Ssls => "ssls",
             Self::Modules => "modules",
+            Self::Protos => "protos",
             Self::Upstreams => "upstreams",
             Self::Services => "services",
             Self::PluginConfigs => "plugin_configs",

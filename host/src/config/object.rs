@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::objects::{
-    self, FrameFormat, GlobalRule, Listener, Module, Object as _, PluginConfig, Plugins, Reference, Route,
+    self, FrameFormat, GlobalRule, Listener, Module, Object as _, PluginConfig, Plugins, Proto, Reference, Route,
     Service, Ssl, StreamRoute, Upstream,
 };
 use super::{Id, Kind, ObjectError};
@@ -21,6 +21,8 @@ pub enum Object {
     Ssl(Arc<Ssl>),
     /// Of `modules`.
     Module(Arc<Module>),
+    /// Of `protos`.
+    Proto(Arc<Proto>),
     /// Of `upstreams`.
     Upstream(Arc<Upstream>),
     /// Of `services`.
@@ -43,6 +45,7 @@ macro_rules! with_object {
             Object::FrameFormat($object) => $result,
             Object::Ssl($object) => $result,
             Object::Module($object) => $result,
+            Object::Proto($object) => $result,
             Object::Upstream($object) => $result,
             Object::Service($object) => $result,
             Object::PluginConfig($object) => $result,
@@ -64,6 +67,7 @@ impl Object {
             Kind::FrameFormats => Self::FrameFormat(Arc::new(objects::parse(id, value)?)),
             Kind::Ssls => Self::Ssl(Arc::new(objects::parse(id, value)?)),
             Kind::Modules => Self::Module(Arc::new(objects::parse(id, value)?)),
+            Kind::Protos => Self::Proto(Arc::new(objects::parse(id, value)?)),
             Kind::Upstreams => Self::Upstream(Arc::new(objects::parse(id, value)?)),
             Kind::Services => Self::Service(Arc::new(objects::parse(id, value)?)),
             Kind::PluginConfigs => Self::PluginConfig(Arc::new(objects::parse(id, value)?)),
@@ -80,6 +84,7 @@ impl Object {
             Kind::FrameFormats => objects::fields::<FrameFormat>(),
             Kind::Ssls => objects::fields::<Ssl>(),
             Kind::Modules => objects::fields::<Module>(),
+            Kind::Protos => objects::fields::<Proto>(),
             Kind::Upstreams => objects::fields::<Upstream>(),
             Kind::Services => objects::fields::<Service>(),
             Kind::PluginConfigs => objects::fields::<PluginConfig>(),
@@ -96,6 +101,7 @@ impl Object {
             Self::FrameFormat(_) => Kind::FrameFormats,
             Self::Ssl(_) => Kind::Ssls,
             Self::Module(_) => Kind::Modules,
+            Self::Proto(_) => Kind::Protos,
             Self::Upstream(_) => Kind::Upstreams,
             Self::Service(_) => Kind::Services,
             Self::PluginConfig(_) => Kind::PluginConfigs,
@@ -123,7 +129,7 @@ impl Object {
             Self::GlobalRule(object) => Some(&object.plugins),
             Self::Route(object) => Some(&object.plugins),
             Self::StreamRoute(object) => Some(&object.plugins),
-            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Module(_) | Self::Upstream(_) => {
+            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Module(_) | Self::Proto(_) | Self::Upstream(_) => {
                 None
             }
         }

@@ -41,6 +41,8 @@ pub(super) struct Journey {
     /// When the first node was chosen.
     pub(super) forwarded: Option<Instant>,
     pub(super) upgrade: Box<[u8]>,
+    /// The query holds a secret of the client's and is not logged.
+    pub(super) hides_query: bool,
     pub(super) trace_id: SmallVec<[u8; 32]>,
     /// The gateways it passed before this one, checked.
     pub(super) path: Option<Box<Path>>,
@@ -68,6 +70,7 @@ impl Journey {
             header: None,
             forwarded: None,
             upgrade: Box::default(),
+            hides_query: false,
             trace_id: SmallVec::new(),
             path: None,
         }
@@ -78,6 +81,7 @@ impl Journey {
         let (host, path, query) = exchange.original();
         let rules: SmallVec<[SmallVec<[&str; 1]>; 2]> =
             exchange.notes.iter().map(|note| note.rules.iter().map(|rule| &**rule).collect()).collect();
+        let query = query.filter(|_| !self.hides_query);
         let verdicts: SmallVec<[VerdictRecord<'_>; 2]> = exchange
             .notes
             .iter()

@@ -14,13 +14,14 @@ use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, Key, Kind, Object, Problem, Store};
 use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
 use crate::frame::FrameFormat;
-use crate::message::RouteLabels;
+use crate::message::{RouteLabels, Transcode};
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::{self, Metrics};
 use crate::plugin::{Gap, Modules};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
+use super::bridge::{Bridge, bridge_identity, part_plugins};
 use super::check::{build_format, route_match};
 use super::mentions::Mentions;
 use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
@@ -139,6 +140,7 @@ impl Builder {
     pub fn apply(&mut self, store: &Store, changes: &[Change]) -> Built {
         let mut warnings = Vec::new();
         let mut dirty: BTreeSet<Key> = BTreeSet::new();
+        let mut protos = Vec::new();
         for change in changes {
             let key = (change.kind, change.id.clone());
             if change.new.is_none() {
@@ -172,6 +174,10 @@ impl Builder {
                     dirty.extend(users(store, &key));
                 }
                 Kind::PluginConfigs => dirty.extend(users(store, &key)),
+                Kind::Protos => {
+                    dirty.extend(users(store, &key));
+                    protos.push(key);
+                }
                 Kind::Listeners => {
                     self.listener(change);
                     dirty.extend(users(store, &key));
@@ -194,6 +200,11 @@ impl Builder {
             }
         }
         self.modules.sweep();
+        // One that was at fault may be so no longer, now that its users changed.
+        protos.extend(self.failed.keys().filter(|key| key.0 == Kind::Protos).cloned());
+        for key in protos {
+            self.judge_proto(store, key);
+        }
         self.current.revision += 1;
         let upstreams = self.upstreams.take_changes();
         Built { snapshot: Arc::new(self.current.clone()), upstreams, rebuilt, warnings }
@@ -217,6 +228,23 @@ impl Builder {
             }
         }
         dirty
+    }
+
+    /// A proto that its users cannot be built with is told as what is at
+    /// fault: it was they that worked before.
+    fn judge_proto(&mut self, store: &Store, key: Key) {
+        let problems: Vec<Problem> = users(store, &key)
+            .iter()
+            .filter_map(|user| Some((user, self.failed.get(user).filter(|failure| failure.last_good)?)))
+            .flat_map(|(user, failure)| {
+                failure.problems.iter().map(move |problem| Problem {
+                    field: format!("{}/{}: {}", user.0, user.1, problem.field),
+                    ..problem.clone()
+                })
+            })
+            .collect();
+        let is_there = store.proto(&key.1).is_some();
+        self.note(&key, if problems.is_empty() || !is_there { Ok(()) } else { Err(problems) });
     }
 
     /// Notes how building an object went.
@@ -249,6 +277,8 @@ impl Builder {
             Kind::Ssls => self.current.certificates.entry(id).is_some(),
             Kind::Modules => self.modules.is_running(id),
             Kind::FrameFormats => self.formats.contains_key(id),
+            // Told of only where routes go on with the definition before.
+            Kind::Protos => true,
             _ => false,
         }
     }
@@ -362,6 +392,7 @@ impl Builder {
                 }
             }
         }
+        with_protos(store, &mut merged);
         // All rules are one chain; it is known to dependency tracking by one key.
         let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
         let previous = Arc::clone(&self.current.global);
@@ -383,7 +414,10 @@ impl Builder {
         frame_fields: &[&str],
         previous: Option<&Chain>,
     ) -> Result<Chain, Vec<Problem>> {
-        self.mentions.forget(owner);
+        // The frame side of a route comes second, and its filters name no upstream.
+        if !(kind == ChainKind::Frames && owner.0 == Kind::Routes) {
+            self.mentions.forget(owner);
+        }
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
         let modules = RefCell::new(&mut self.modules);
@@ -436,6 +470,7 @@ impl Builder {
     fn route(&mut self, store: &Store, key: Key) {
         let Some(object) = store.route(&key.1).filter(|object| object.status.is_enabled()) else {
             self.current.router.remove(key.1.as_str());
+            self.bridge_is(key.1.as_str(), None);
             self.upstreams.forget(&key);
             self.mentions.forget(&key);
             self.failed.remove(&key);
@@ -445,8 +480,52 @@ impl Builder {
         let built = self.build_route(store, &key, object);
         self.upstreams.finish(&key, before, built.is_ok());
         if let Some((rule, route)) = self.note(&key, built) {
+            self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
             self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
         }
+    }
+
+    /// Takes note of the frame side of a route, or that it has none.
+    fn bridge_is(&mut self, id: &str, frames: Option<Arc<StreamRoute>>) {
+        match frames {
+            Some(frames) => _ = Arc::make_mut(&mut self.current.bridged).insert(id.into(), frames),
+            None if self.current.bridged.contains_key(id) => {
+                Arc::make_mut(&mut self.current.bridged).remove(id);
+            }
+            None => {}
+        }
+    }
+
+    /// The frame side of a route whose upstream speaks frames.
+    fn build_bridge(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        object: &objects::Route,
+        plugins: &Plugins,
+        upstream: &Arc<Upstream>,
+        labels: &Arc<RouteLabels>,
+    ) -> Result<Arc<Bridge>, Vec<Problem>> {
+        let protocol = object.protocol.as_deref().cloned().unwrap_or_default();
+        let tlv = self.tlv_settings(&protocol.conf, None)?;
+        let fields: Vec<&str> = tlv.format.field_names().collect();
+        let previous = self.current.bridged.get(key.1.as_str()).cloned();
+        let chain = previous.as_ref().map(|frames| &*frames.chain);
+        let chain = self.chain(store, key, ChainKind::Frames, plugins, &fields, chain)?;
+        let frames = StreamRoute {
+            id: key.1.as_str().into(),
+            labels: Some(Arc::clone(labels)),
+            chain: Arc::new(chain),
+            flow: StreamFlow::Tlv(Arc::clone(&tlv)),
+            upstream: Some(Arc::clone(upstream)),
+            // The route's times are those of its requests; sessions last.
+            timeouts: None,
+            on_change: object.on_change,
+            identity: bridge_identity(object, &upstream.id),
+            is_bridged: true,
+            metrics: self.metrics.stream_route(key.1.as_str()),
+        };
+        Bridge::new(&protocol, frames, tlv).map(Arc::new)
     }
 
     fn build_route(
@@ -459,11 +538,12 @@ impl Builder {
         let service = object.service_id.as_ref().and_then(|id| store.service(id)).cloned();
         let plugin_config = object.plugin_config_id.as_ref().and_then(|id| store.plugin_config(id)).cloned();
         let (rule, patterns) = route_match(object, service.as_deref())?;
-        let plugins = merge(
+        let mut plugins = merge(
             service.as_ref().map(|service| &service.plugins),
             plugin_config.as_ref().map(|config| &config.plugins),
             Some(&object.plugins),
         );
+        with_protos(store, &mut plugins);
         let upstream = self.resolve_upstream(
             store,
             key,
@@ -471,6 +551,16 @@ impl Builder {
             object.upstream.as_deref(),
             service.as_deref(),
         )?;
+        let speaks_frames = upstream.as_ref().is_some_and(|upstream| upstream.scheme.is_tlv());
+        if object.protocol.is_some() && !speaks_frames {
+            return Err(vec![Problem {
+                field: "protocol".to_owned(),
+                message: "needs an upstream of scheme tlv or tlvs".to_owned(),
+                value: None,
+            }]);
+        }
+        let (plugins, frame_plugins) =
+            if speaks_frames { part_plugins(&plugins) } else { (plugins, Plugins::new()) };
         let chain = previous.as_ref().map(|route| &*route.chain);
         let chain = self.chain(store, key, ChainKind::Http, &plugins, &[], chain)?;
         let timeouts = timeouts(object.timeout.as_ref(), upstream.as_deref());
@@ -495,14 +585,32 @@ impl Builder {
             .enable_websocket
             .or_else(|| service.as_ref().and_then(|service| service.enable_websocket))
             .unwrap_or(false);
+        let transcoder: Option<Arc<dyn Transcode>> = None;
+        let labels = Arc::new(labels);
+        let bridge = match upstream.as_ref().filter(|_| speaks_frames) {
+            None => None,
+            Some(_) if transcoder.is_none() && !enable_websocket => {
+                return Err(vec![Problem {
+                    field: "plugins".to_owned(),
+                    message: "the upstream speaks frames: the plugin transcode makes them of requests, \
+                              enable_websocket lets clients send their own"
+                        .to_owned(),
+                    value: None,
+                }]);
+            }
+            Some(upstream) => {
+                Some(self.build_bridge(store, key, object, &frame_plugins, upstream, &labels)?)
+            }
+        };
         let route = Route {
             id: key.1.as_str().into(),
-            labels: Arc::new(labels),
+            labels,
             chain: Arc::new(chain),
             upstream,
             timeouts,
             enable_websocket,
-            transcoder: None,
+            transcoder,
+            bridge,
             on_change: object.on_change,
             metrics,
         };
@@ -579,7 +687,9 @@ impl Builder {
         )?;
         let listener = object.listener.as_ref().and_then(|id| store.listener(id)).cloned();
         let flow = self.stream_flow(object, listener.as_deref(), upstream.as_deref())?;
-        let plugins = merge(service.as_ref().map(|service| &service.plugins), None, Some(&object.plugins));
+        let mut plugins =
+            merge(service.as_ref().map(|service| &service.plugins), None, Some(&object.plugins));
+        with_protos(store, &mut plugins);
         let (kind, fields) = match &flow {
             StreamFlow::Tcp => (ChainKind::Stream, Vec::new()),
             StreamFlow::Tlv(settings) => (ChainKind::Frames, settings.format.field_names().collect()),
@@ -605,6 +715,7 @@ impl Builder {
             timeouts: object.timeout.as_ref().map(Timeouts::of),
             on_change: object.on_change,
             identity: stream_identity(object),
+            is_bridged: false,
             metrics: self.metrics.stream_route(key.1.as_str()),
         })
     }
@@ -627,6 +738,14 @@ impl Builder {
             return Ok(StreamFlow::Tcp);
         }
         let conf = object.protocol.as_ref().map(|protocol| protocol.conf.clone()).unwrap_or_default();
+        self.tlv_settings(&conf, listener).map(StreamFlow::Tlv)
+    }
+
+    fn tlv_settings(
+        &self,
+        conf: &objects::TlvConf,
+        listener: Option<&objects::Listener>,
+    ) -> Result<Arc<TlvSettings>, Vec<Problem>> {
         let id = conf
             .frame_format
             .clone()
@@ -644,8 +763,8 @@ impl Builder {
                 }]);
             }
         };
-        TlvSettings::new(&conf, format)
-            .map(|settings| StreamFlow::Tlv(Arc::new(settings)))
+        TlvSettings::new(conf, format)
+            .map(Arc::new)
             .map_err(|message| vec![Problem { field: "protocol.conf".to_owned(), message, value: None }])
     }
 }
@@ -672,15 +791,108 @@ fn module_users(store: &Store, key: &Key) -> BTreeSet<Key> {
     all
 }
 
-/// Routes and stream routes that name an object, directly or by a service.
+/// Plugins that name a proto get its content beside its id, as
+/// `"protos": {"<id>": "<content>"}`: a module reads no store.
+fn with_protos(store: &Store, plugins: &mut Plugins) {
+    for plugin in plugins.values_mut() {
+        let Some(proto) = objects::proto_id(&plugin.config).and_then(|id| store.proto(&id)) else { continue };
+        if let Some(fields) = plugin.config.as_object_mut() {
+            let content = serde_json::json!({ proto.id.as_str(): proto.content });
+            fields.insert("protos".to_owned(), content);
+        }
+    }
+}
+
+/// Routes and stream routes that name an object, directly, by a service or by
+/// a plugin config; and global rules.
 fn users(store: &Store, key: &Key) -> BTreeSet<Key> {
     let mut users = BTreeSet::new();
     for referrer in store.referrers(key.0, &key.1) {
-        if referrer.0 == Kind::Services {
-            users.extend(store.referrers(Kind::Services, &referrer.1));
+        if matches!(referrer.0, Kind::Services | Kind::PluginConfigs) {
+            users.extend(store.referrers(referrer.0, &referrer.1));
         } else {
             users.insert(referrer);
         }
     }
     users
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{Document, DocumentChange, Origin};
+    use crate::upstream::Options;
+
+    struct Rig {
+        store: Store,
+        builder: Builder,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let environment = Environment::new(Options::default());
+            let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new());
+            Self { store: Store::new(Box::new(|_, _| {})), builder }
+        }
+
+        fn put(&mut self, kind: Kind, id: &str, value: Value) -> Arc<Snapshot> {
+            let origin = Origin::file(std::path::Path::new(id));
+            let id = Id::new(id).unwrap();
+            let document = Document { kind, id, value, origin, revision: 1 };
+            let changes =
+                self.store.apply(vec![DocumentChange::Put(Arc::new(document))], SystemTime::UNIX_EPOCH);
+            self.builder.apply(&self.store, &changes).snapshot
+        }
+    }
+
+    #[test]
+    fn a_plugin_gets_the_proto_it_names_with_its_configuration() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Protos, "7", json!({"content": "syntax = \"proto3\";"}));
+        let mut plugins: Plugins =
+            serde_json::from_value(json!({"transcode": {"proto_id": 7}, "cors": {}})).unwrap();
+        with_protos(&rig.store, &mut plugins);
+        let expected = json!({"proto_id": 7, "protos": {"7": "syntax = \"proto3\";"}});
+        assert_eq!((&plugins["transcode"].config, &plugins["cors"].config), (&expected, &json!({})));
+    }
+
+    #[test]
+    fn a_route_to_frames_has_a_frame_side_with_its_own_filters() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Upstreams, "im", json!({"scheme": "tlv", "nodes": {"127.0.0.1:1": 1}}));
+        let limit = json!({"rate": 1, "burst": 1, "key": "frame_from", "rejected": "error_frame"});
+        let plugins = json!({"limit-req": limit, "cors": {}});
+        let route = json!({
+            "uri": "/ws", "enable_websocket": true, "upstream_id": "im", "plugins": plugins,
+            "protocol": {"name": "tlv", "conf": {"login": ["0x0101"]}},
+        });
+        let snapshot = rig.put(Kind::Routes, "im", route.clone());
+        assert!(rig.builder.failed().is_empty(), "{:?}", rig.builder.failed());
+        let found = snapshot.router.get("im").unwrap();
+        let frames = &found.bridge.as_ref().unwrap().frames;
+        assert_eq!(found.chain.names().collect::<Vec<_>>(), ["cors"]);
+        assert_eq!(frames.chain.names().collect::<Vec<_>>(), ["limit-req"]);
+        assert!(Arc::ptr_eq(&snapshot.bridged["im"], frames));
+        let identity = frames.identity;
+        let mut other = route.clone();
+        other["plugins"] = json!({});
+        assert_eq!(rig.put(Kind::Routes, "im", other.clone()).bridged["im"].identity, identity);
+        other["protocol"]["conf"]["login"] = json!(["0x0102"]);
+        assert_ne!(rig.put(Kind::Routes, "im", other.clone()).bridged["im"].identity, identity);
+        other["status"] = json!(0);
+        assert!(rig.put(Kind::Routes, "im", other).bridged.is_empty());
+    }
+
+    #[test]
+    fn what_can_make_no_frames_keeps_its_last_good_version() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Upstreams, "im", json!({"nodes": {"127.0.0.1:1": 1}}));
+        rig.put(Kind::Routes, "r", json!({"uri": "/", "upstream_id": "im"}));
+        let snapshot = rig.put(Kind::Upstreams, "im", json!({"scheme": "tlv", "nodes": {"127.0.0.1:1": 1}}));
+        assert!(snapshot.router.get("r").is_some());
+        let failure = rig.builder.failed().values().next().unwrap();
+        assert!(failure.last_good && failure.problems[0].message.contains("speaks frames"), "{failure:?}");
+    }
 }

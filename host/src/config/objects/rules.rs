@@ -40,7 +40,8 @@ impl Object for GlobalRule {
     }
 
     fn references(&self) -> Vec<Reference> {
-        plugins::references(&self.plugins).collect()
+        let protos = super::proto::proto_references(&self.plugins);
+        plugins::references(&self.plugins).chain(protos).collect()
     }
 }
 
@@ -79,6 +80,7 @@ impl Object for PluginConfig {
     }
 
     fn references(&self) -> Vec<Reference> {
-        plugins::references(&self.plugins).collect()
+        let protos = super::proto::proto_references(&self.plugins);
+        plugins::references(&self.plugins).chain(protos).collect()
     }
 }

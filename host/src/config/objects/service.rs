@@ -73,6 +73,7 @@ impl Object for Service {
             all.extend(upstream.references_under("upstream"));
         }
         all.extend(plugins::references(&self.plugins));
+        all.extend(super::proto::proto_references(&self.plugins));
         all
     }
 }

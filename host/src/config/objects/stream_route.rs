@@ -324,6 +324,7 @@ impl Object for StreamRoute {
             all.extend(upstream.references_under("upstream"));
         }
         all.extend(plugins::references(&self.plugins));
+        all.extend(super::proto::proto_references(&self.plugins));
         all
     }
 }
@@ -343,7 +344,7 @@ impl StreamProtocol {
 }
 
 impl TlvConf {
-    fn validate(&self, problems: &mut Problems) {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         let lists = [
             ("replay", &self.replay),
             ("safe", &self.safe),
