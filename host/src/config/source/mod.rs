@@ -2,11 +2,13 @@
 //!
 //! A source tells what changed in batches: the first one is the whole
 //! listing, the next ones are what is different since. What a batch costs is
-//! in proportion to it. Start at [`Source::next`].
+//! in proportion to it. Start at [`Source::next`] for reading, at
+//! [`Writer::transact`] for writing.
 
 mod directory;
 mod files;
 mod pending;
+mod record;
 mod write;
 
 use serde_json::Value;
@@ -14,8 +16,13 @@ use serde_json::Value;
 pub use directory::DirectorySource;
 pub use files::{FILES_MAX, Tree};
 pub use pending::{PENDING_PATHS_MAX, PENDING_WRITES_MAX};
+pub use record::{Area, RECORD_BYTES_MAX, RECORDS_LISTED_MAX, RecordName, RecordNameError};
 
 use super::{DocumentChange, DocumentError, Id, Kind};
+
+/// The most objects and records of one transaction. An etcd server takes 128
+/// operations by default (`--max-txn-ops`), and counts comparisons as well.
+pub const TRANSACTION_MAX: usize = 120;
 
 /// What a source has to say at one time.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -38,6 +45,28 @@ pub enum Expect {
     Revision(u64),
 }
 
+/// One object to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Write {
+    /// The kind.
+    pub kind: Kind,
+    /// The id.
+    pub id: Id,
+    /// Its fields; none deletes it.
+    pub value: Option<Value>,
+    /// What must be there.
+    pub expect: Expect,
+}
+
+/// What is written together: everything, or nothing.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Transaction {
+    /// Objects, each named once.
+    pub writes: Vec<Write>,
+    /// Records that go with them, each named once; no bytes delete one.
+    pub records: Vec<(RecordName, Option<Vec<u8>>)>,
+}
+
 /// Why a write was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -47,6 +76,12 @@ pub enum WriteError {
     /// There is nothing to delete.
     #[error("{0}/{1} does not exist")]
     NotFound(Kind, Id),
+    /// An object is named twice in one transaction.
+    #[error("{0}/{1} stands twice in one change")]
+    Twice(Kind, Id),
+    /// A transaction is too long.
+    #[error("one change may write {TRANSACTION_MAX} objects and records, not {0}")]
+    TooMany(usize),
     /// The object stands where this cannot write.
     #[error("{kind}/{id} stands in {file}, which is read only here: change it there")]
     ReadOnly {
@@ -61,8 +96,11 @@ pub enum WriteError {
     #[error("an id that begins with '.' cannot be kept in a directory: {0:?}")]
     HiddenId(Id),
     /// The object is too large.
-    #[error("{0}/{1} is larger than 16 MiB, the largest file")]
-    TooLarge(Kind, Id),
+    #[error("{0}/{1} is larger than {2} bytes, the most this store keeps of one object")]
+    TooLarge(Kind, Id, usize),
+    /// A record is too large.
+    #[error("{0} is larger than {RECORD_BYTES_MAX} bytes, the largest record")]
+    RecordTooLarge(RecordName),
     /// The store failed.
     #[error("cannot write {file}: {cause}")]
     Io {
@@ -99,14 +137,19 @@ impl Source {
     /// A handle to write with.
     pub fn writer(&self) -> Writer {
         match self {
-            Self::Directory(directory) => Writer(directory.pending()),
+            Self::Directory(directory) => Writer(Sink::Directory(directory.pending())),
         }
     }
 }
 
 /// Writes to a source; clones write to the same.
 #[derive(Debug, Clone)]
-pub struct Writer(std::sync::Arc<pending::Pending>);
+pub struct Writer(Sink);
+
+#[derive(Debug, Clone)]
+enum Sink {
+    Directory(std::sync::Arc<pending::Pending>),
+}
 
 impl Writer {
     /// Writes an object, whole or not at all, and gives its new revision. The
@@ -115,7 +158,7 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`]; the store is as it was.
     pub async fn put(&self, kind: Kind, id: Id, value: Value, expect: Expect) -> Result<u64, WriteError> {
-        self.ask(kind, id, Some(value), expect).await
+        self.one(Write { kind, id, value: Some(value), expect }).await
     }
 
     /// Deletes an object.
@@ -123,19 +166,82 @@ impl Writer {
     /// # Errors
     /// See [`WriteError`]; the store is as it was.
     pub async fn delete(&self, kind: Kind, id: Id, expect: Expect) -> Result<(), WriteError> {
-        self.ask(kind, id, None, expect).await.map(|_| ())
+        self.one(Write { kind, id, value: None, expect }).await.map(|_| ())
+    }
+
+    /// Writes several objects and records, all or none, and gives the new
+    /// revisions of the objects in their order, 0 for a deletion. The change
+    /// comes as one batch.
+    ///
+    /// A directory replaces one file after the other once all are written
+    /// beside their places, and puts back what was there when one cannot be
+    /// replaced; only a crash in between leaves a part.
+    ///
+    /// # Errors
+    /// See [`WriteError`]; the store is as it was.
+    pub async fn transact(&self, transaction: Transaction) -> Result<Vec<u64>, WriteError> {
+        check(&transaction)?;
+        match &self.0 {
+            Sink::Directory(pending) => {
+                pending.ask(|reply| pending::Request::Write(transaction, reply)).await?
+            }
+        }
+    }
+
+    /// A record's bytes; `None` when it is not there.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn record(&self, name: RecordName) -> Result<Option<Vec<u8>>, WriteError> {
+        match &self.0 {
+            Sink::Directory(pending) => pending.ask(|reply| pending::Request::Read(name, reply)).await?,
+        }
+    }
+
+    /// The names of an area's records that begin with `start`, in order, at
+    /// most [`RECORDS_LISTED_MAX`], the first ones.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn records(&self, area: Area, start: &str) -> Result<Vec<RecordName>, WriteError> {
+        match &self.0 {
+            Sink::Directory(pending) => {
+                pending.ask(|reply| pending::Request::List(area, start.to_owned(), reply)).await?
+            }
+        }
     }
 
     /// Has everything read again, whether it seems changed or not.
     pub fn reread(&self) {
-        self.0.reread();
+        match &self.0 {
+            Sink::Directory(pending) => pending.reread(),
+        }
     }
 
-    async fn ask(&self, kind: Kind, id: Id, value: Option<Value>, expect: Expect) -> Result<u64, WriteError> {
-        let (reply, answer) = tokio::sync::oneshot::channel();
-        self.0.push_write(pending::WriteRequest { key: (kind, id), value, expect, reply })?;
-        answer.await.map_err(|_| WriteError::Closed)?
+    async fn one(&self, write: Write) -> Result<u64, WriteError> {
+        let written = self.transact(Transaction { writes: vec![write], records: Vec::new() }).await?;
+        Ok(written.first().copied().unwrap_or_default())
     }
+}
+
+/// What no store takes.
+fn check(transaction: &Transaction) -> Result<(), WriteError> {
+    let count = transaction.writes.len() + transaction.records.len();
+    if count > TRANSACTION_MAX {
+        return Err(WriteError::TooMany(count));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for write in &transaction.writes {
+        if !seen.insert((write.kind, &write.id)) {
+            return Err(WriteError::Twice(write.kind, write.id.clone()));
+        }
+    }
+    for (name, bytes) in &transaction.records {
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > RECORD_BYTES_MAX) {
+            return Err(WriteError::RecordTooLarge(name.clone()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
