@@ -170,7 +170,7 @@ impl Worker {
             tracing::warn!(reason = %problem, "configuration not read");
         }
         self.problems.clone_from(&problems);
-        self.batches.blocking_send(Batch { changes, problems }).map_err(|_| Closed)
+        self.batches.blocking_send(Batch { changes, problems, stamp: None }).map_err(|_| Closed)
     }
 
     fn start_watcher(&self) -> Option<RecommendedWatcher> {

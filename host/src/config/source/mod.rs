@@ -5,7 +5,9 @@
 //! in proportion to it. Start at [`Source::next`] for reading, at
 //! [`Writer::transact`] for writing.
 
+mod component;
 mod directory;
+mod etcd;
 mod files;
 mod pending;
 mod record;
@@ -13,7 +15,12 @@ mod write;
 
 use serde_json::Value;
 
+pub use component::{ComponentError, Pushed};
 pub use directory::DirectorySource;
+pub use etcd::{
+    Describe, EtcdOptions, EtcdOptionsError, EtcdSource, EtcdStart, Fleet, KeptState, Secret, StoreState,
+    TlsFiles, state_file,
+};
 pub use files::{FILES_MAX, Tree};
 pub use pending::{PENDING_PATHS_MAX, PENDING_WRITES_MAX};
 pub use record::{Area, RECORD_BYTES_MAX, RECORDS_LISTED_MAX, RecordName, RecordNameError};
@@ -32,6 +39,21 @@ pub struct Batch {
     /// Everything that is wrong now and is not of one object: files that
     /// cannot be read, folders that are not kinds.
     pub problems: Vec<DocumentError>,
+    /// Which state of a remote store this is; none for a directory.
+    pub stamp: Option<Stamp>,
+}
+
+/// Names a state of a remote store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// The id of the cluster.
+    pub cluster: u64,
+    /// The revision of the last change of an object.
+    pub revision: u64,
+    /// The same on every node that has the same objects of the same revisions.
+    pub digest: u64,
+    /// Whether it was kept on this node's disk and not read from the store.
+    pub is_kept: bool,
 }
 
 /// What must be there for a write to be made.
@@ -110,6 +132,18 @@ pub enum WriteError {
         #[source]
         cause: std::io::Error,
     },
+    /// The store refused.
+    #[error("the store refused: {0}")]
+    Store(String),
+    /// A transaction is too large.
+    #[error("one change may hold {1} bytes, not {0}")]
+    TooLargeTogether(usize, usize),
+    /// The store cannot be reached.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
+    /// The store was asked and did not answer: the write may have been made.
+    #[error("it is not known whether the store has taken the change: {0}")]
+    Unknown(String),
     /// Too many writes wait.
     #[error("too many writes wait; try again")]
     Busy,
@@ -123,6 +157,8 @@ pub enum WriteError {
 pub enum Source {
     /// A directory.
     Directory(DirectorySource),
+    /// An etcd cluster.
+    Etcd(EtcdSource),
 }
 
 impl Source {
@@ -131,6 +167,7 @@ impl Source {
     pub async fn next(&mut self) -> Option<Batch> {
         match self {
             Self::Directory(directory) => directory.next().await,
+            Self::Etcd(etcd) => etcd.next().await,
         }
     }
 
@@ -138,6 +175,7 @@ impl Source {
     pub fn writer(&self) -> Writer {
         match self {
             Self::Directory(directory) => Writer(Sink::Directory(directory.pending())),
+            Self::Etcd(etcd) => Writer(Sink::Etcd(etcd.writer())),
         }
     }
 }
@@ -149,6 +187,7 @@ pub struct Writer(Sink);
 #[derive(Debug, Clone)]
 enum Sink {
     Directory(std::sync::Arc<pending::Pending>),
+    Etcd(etcd::EtcdWriter),
 }
 
 impl Writer {
@@ -185,6 +224,7 @@ impl Writer {
             Sink::Directory(pending) => {
                 pending.ask(|reply| pending::Request::Write(transaction, reply)).await?
             }
+            Sink::Etcd(etcd) => etcd.transact(&transaction).await,
         }
     }
 
@@ -195,6 +235,7 @@ impl Writer {
     pub async fn record(&self, name: RecordName) -> Result<Option<Vec<u8>>, WriteError> {
         match &self.0 {
             Sink::Directory(pending) => pending.ask(|reply| pending::Request::Read(name, reply)).await?,
+            Sink::Etcd(etcd) => etcd.record(&name).await,
         }
     }
 
@@ -208,6 +249,7 @@ impl Writer {
             Sink::Directory(pending) => {
                 pending.ask(|reply| pending::Request::List(area, start.to_owned(), reply)).await?
             }
+            Sink::Etcd(etcd) => etcd.records(area, start).await,
         }
     }
 
@@ -215,6 +257,7 @@ impl Writer {
     pub fn reread(&self) {
         match &self.0 {
             Sink::Directory(pending) => pending.reread(),
+            Sink::Etcd(etcd) => etcd.reread(),
         }
     }
 

@@ -24,6 +24,9 @@ pub enum Area {
     Nodes,
 }
 
+/// Every area.
+pub(super) const AREAS: [Area; 3] = [Area::Blobs, Area::History, Area::Nodes];
+
 impl Area {
     /// The name in keys and paths.
     pub const fn name(self) -> &'static str {
