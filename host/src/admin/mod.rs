@@ -11,6 +11,7 @@ pub mod client;
 mod collect;
 mod convert;
 mod exchange;
+pub mod fleet;
 mod health;
 mod server;
 mod sites;
@@ -23,9 +24,9 @@ pub use exchange::{Request, Response, Site};
 pub use server::{ServerLimits, bind, serve};
 pub use sites::{MetricsSite, StatusSite};
 pub use status::{
-    BindStatus, ConfigStatus, ConnectionStatus, HealthCounter, LineStatus, ListenerStatus, ModuleStatus,
-    NodeInfo, NodeStatus, ProcessStatus, Quarantined, Readiness, RunningStatus, Since, State, Status,
-    UpstreamStatus,
+    BindStatus, ConfigStatus, ConnectionStatus, HealthCounter, InForce, LineStatus, ListenerStatus,
+    ModuleStatus, NodeInfo, NodeStatus, ProcessStatus, Quarantined, Readiness, RunningStatus, Since, State,
+    Status, StoreStatus, UpstreamStatus,
 };
 
 /// What the gateway says of itself. Asked on a thread of its own, so it may take
@@ -35,4 +36,15 @@ pub trait Gateway: Send + Sync {
     fn readiness(&self) -> Readiness;
     /// Everything there is to know.
     fn status(&self) -> Status;
+    /// The objects in force and their revisions; none is known without a store.
+    fn in_force(&self) -> InForce {
+        InForce::default()
+    }
+    /// What the nodes that read the same store tell of themselves.
+    ///
+    /// # Errors
+    /// The store cannot be read, or is of this node alone.
+    fn fleet(&self) -> Result<Vec<serde_json::Value>, String> {
+        Err("there is no fleet".to_owned())
+    }
 }

@@ -11,7 +11,8 @@ use super::exchange::{Request, Response, Site};
 use super::status::Readiness;
 use super::{Gateway, health};
 
-/// `/v1/status`, `/v1/healthcheck`, `/v1/modules`, `/status`, `/status/ready`.
+/// `/v1/status`, `/v1/config`, `/v1/fleet`, `/v1/healthcheck`, `/v1/modules`,
+/// `/status`, `/status/ready`.
 pub struct StatusSite {
     gateway: Arc<dyn Gateway>,
 }
@@ -34,6 +35,11 @@ impl Site for StatusSite {
             ["status"] => Response::json(200, &json!({"status": "ok"})),
             ["status", "ready"] => ready(&self.gateway.readiness()),
             ["v1", "status"] => Response::json(200, &self.gateway.status()),
+            ["v1", "config"] => Response::json(200, &self.gateway.in_force()),
+            ["v1", "fleet"] => match self.gateway.fleet() {
+                Ok(nodes) => Response::json(200, &json!({"nodes": nodes})),
+                Err(reason) => Response::error(503, &reason),
+            },
             ["v1", "modules"] => Response::json(200, &self.gateway.status().modules),
             ["v1", "healthcheck"] => health::list(&self.gateway.status()),
             ["v1", "healthcheck", kind, id] => health::one(&self.gateway.status(), kind, id),

@@ -67,6 +67,34 @@ pub struct ConfigStatus {
     pub quarantined: Vec<Quarantined>,
     /// Why the store cannot be read, when it cannot: the state is the last good one.
     pub stale: Option<String>,
+    /// Which state of a remote store this is.
+    pub store: Option<StoreStatus>,
+}
+
+/// A state of a remote store.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreStatus {
+    /// The id of the cluster, in hexadecimal.
+    pub cluster: String,
+    /// The revision of the last change of an object.
+    pub revision: u64,
+    /// The same on every node that has the same objects of the same revisions.
+    pub digest: String,
+    /// Whether it was read from this node's disk.
+    pub is_kept: bool,
+    /// The member it is read from now.
+    pub endpoint: Option<String>,
+}
+
+/// What `/v1/config` says: which version of every object is in force.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InForce {
+    /// As in the status.
+    pub revision: u64,
+    /// Revisions in the store, by `<kind>/<id>`: in a directory a hash of the file.
+    pub objects: std::collections::BTreeMap<String, u64>,
 }
 
 /// An object that could not be used.

@@ -3,11 +3,14 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::admin::{AccessKey, Role};
+use crate::config::seal::Sealer;
+use crate::config::source::{EtcdOptions, Secret, TlsFiles};
 use crate::message::trace::TraceConfig;
 use crate::observe::{LogConfig, LogTarget};
 
@@ -62,8 +65,64 @@ impl Default for Node {
 pub struct Store {
     /// A directory store's folder; default: `conf` beside the boot file.
     pub directory: Option<PathBuf>,
-    /// The etcd cluster; accepted here so that its absence can be explained.
-    pub etcd: Option<serde_json::Value>,
+    /// An etcd cluster; not together with a directory.
+    pub etcd: Option<EtcdStore>,
+    /// Keys that seal private keys in etcd and in `cache_dir`: the first one
+    /// seals, all open. Default: none, they are written as they are.
+    pub encryption: Vec<SealKey>,
+}
+
+/// A key that seals private keys: 64 hexadecimal digits, from exactly one of
+/// `env` and `file`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealKey {
+    /// Its name, which stands before what it has sealed.
+    pub id: String,
+    /// The environment variable that holds it.
+    #[serde(default)]
+    pub env: Option<String>,
+    /// The file that holds it; a newline at its end is ignored.
+    #[serde(default)]
+    pub file: Option<PathBuf>,
+}
+
+/// An etcd cluster.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EtcdStore {
+    /// URLs of members, `http://` or `https://`; `host` as in APISIX is the same.
+    #[serde(alias = "host")]
+    pub endpoints: Vec<String>,
+    /// What all keys begin with; default `/sluice`. An APISIX tree is `/apisix`.
+    pub prefix: Option<String>,
+    /// A user's name; `password` says where its password is.
+    pub user: Option<String>,
+    /// Where that user's password is.
+    pub password: Option<KeySource>,
+    /// TLS, for `https://` endpoints.
+    pub tls: Option<EtcdTls>,
+    /// How long connecting and each answer may take, and how long a member may
+    /// be silent until another one is used; default `3s`.
+    #[serde(deserialize_with = "some_duration")]
+    pub timeout: Option<Duration>,
+}
+
+/// TLS towards etcd: files in PEM, read again for every connection.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdTls {
+    /// The certificates that sign the members' own.
+    pub ca: PathBuf,
+    /// This node's certificate, where members ask for one; with `key`.
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// The key of that certificate.
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// The name that members' certificates are for; default: the endpoint's host.
+    #[serde(default)]
+    pub server_name: Option<String>,
 }
 
 /// The control plane's addresses.
@@ -224,6 +283,17 @@ impl Boot {
         let base = path.parent().unwrap_or(Path::new("."));
         let absolute = |p: &mut PathBuf| *p = base.join(&*p);
         boot.store.directory.get_or_insert_with(|| "conf".into());
+        boot.store.encryption.iter_mut().filter_map(|key| key.file.as_mut()).for_each(absolute);
+        if let Some(etcd) = &mut boot.store.etcd {
+            if let Some(KeySource::File(file)) = &mut etcd.password {
+                absolute(file);
+            }
+            if let Some(tls) = &mut etcd.tls {
+                absolute(&mut tls.ca);
+                tls.cert.as_mut().map(absolute);
+                tls.key.as_mut().map(absolute);
+            }
+        }
         boot.store.directory.as_mut().map(absolute);
         boot.cache_dir.as_mut().map(absolute);
         boot.takeover.as_mut().map(absolute);
@@ -248,12 +318,81 @@ impl Boot {
                 return Err(format!("{field}: `{value}` is not 1 to 64 letters, digits, `-`, `_` or `.`"));
             }
         }
+        if boot.store.etcd.is_none() && !boot.store.encryption.is_empty() {
+            return Err(
+                "store.encryption: is of an etcd store; a directory's files are as they are".to_owned()
+            );
+        }
+        if boot.store.etcd.is_some() && boot.store.directory.is_some() {
+            return Err("store: only one of directory and etcd can be read".to_owned());
+        }
         boot.log.validate()?;
         boot.trace.origin()?;
         if boot.threads > 1024 {
             return Err(format!("threads: {} is over the limit of 1024", boot.threads));
         }
         Ok(boot)
+    }
+
+    /// How the etcd cluster is reached, if there is one.
+    ///
+    /// # Errors
+    /// Names the field that is wrong or the secret that is not there.
+    pub fn etcd(&self) -> Result<Option<EtcdOptions>, BootError> {
+        let Some(etcd) = &self.store.etcd else { return Ok(None) };
+        let fault = |message: String| BootError::Store(message);
+        let defaults = EtcdOptions::default();
+        let user = match (&etcd.user, &etcd.password) {
+            (None, None) => None,
+            (Some(name), Some(source)) => {
+                let (bytes, origin) =
+                    source.read().map_err(|error| fault(format!("etcd.password: {error}")))?;
+                let password = String::from_utf8(bytes)
+                    .map_err(|_| fault(format!("etcd.password: {origin} is not UTF-8 text")))?;
+                Some(Secret { name: name.clone(), password })
+            }
+            _ => return Err(fault("etcd: user and password go together".to_owned())),
+        };
+        let tls = match &etcd.tls {
+            None => None,
+            Some(tls) => {
+                let identity = match (&tls.cert, &tls.key) {
+                    (None, None) => None,
+                    (Some(cert), Some(key)) => Some((cert.clone(), key.clone())),
+                    _ => return Err(fault("etcd.tls: cert and key go together".to_owned())),
+                };
+                Some(TlsFiles { ca: tls.ca.clone(), identity, server_name: tls.server_name.clone() })
+            }
+        };
+        let options = EtcdOptions {
+            endpoints: etcd.endpoints.clone(),
+            prefix: etcd.prefix.clone().unwrap_or(defaults.prefix),
+            user,
+            tls,
+            timeout: etcd.timeout.unwrap_or(defaults.timeout),
+            sealer: self.sealer()?.map(Arc::new),
+        };
+        options.check().map_err(|error| fault(format!("etcd.{error}")))?;
+        Ok(Some(options))
+    }
+
+    /// What seals private keys, if there are keys for it.
+    fn sealer(&self) -> Result<Option<Sealer>, BootError> {
+        let mut keys = Vec::new();
+        for (index, key) in self.store.encryption.iter().enumerate() {
+            let fault = |message: String| BootError::Store(format!("encryption[{index}]: {message}"));
+            let source = match (&key.env, &key.file) {
+                (Some(name), None) => KeySource::Env(name.clone()),
+                (None, Some(file)) => KeySource::File(file.clone()),
+                _ => return Err(fault("needs one of env and file".to_owned())),
+            };
+            keys.push((key.id.clone(), source.read().map_err(fault)?.0));
+        }
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let sealer = Sealer::new(&keys).map_err(|error| BootError::Store(format!("encryption: {error}")))?;
+        Ok(Some(sealer))
     }
 
     /// Worker threads to start.
@@ -352,6 +491,14 @@ fn admin_key(name: &str, role: AdminRole, bytes: &[u8], origin: &str) -> Result<
     Ok(AccessKey::new(name, role, bytes))
 }
 
+fn some_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let time = duration(deserializer)?;
+    if time.is_zero() {
+        return Err(serde::de::Error::custom("a time of 0 leaves no time for an answer"));
+    }
+    Ok(Some(time))
+}
+
 /// A duration as `10s`, `300ms`, `2m`, `1h` or a number of seconds.
 fn duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     #[derive(Deserialize)]
@@ -443,6 +590,9 @@ mod tests {
             ("node: {id: 'a b'}\n", ["node.id", "a b"]),
             ("threads: 4096\n", ["threads", "4096"]),
             ("threads: -1\n", ["threads", "line 1"]),
+            ("store: {directory: d, etcd: {endpoints: ['http://a:1']}}\n", ["store", "only one"]),
+            ("store: {etcd: {timeout: 0}}\n", ["time of 0", "no time"]),
+            ("store: {etcd: {tls: {}}}\n", ["ca", "missing"]),
             ("log: {headers: [cookie]}\n", ["log.headers", "cookie"]),
         ] {
             let error = Boot::parse(text).unwrap_err();

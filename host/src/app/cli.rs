@@ -63,6 +63,9 @@ pub struct Status {
     /// Redraw every second
     #[arg(short, long, conflicts_with = "json")]
     pub watch: bool,
+    /// Show the nodes that read the same etcd store
+    #[arg(long, conflicts_with = "watch")]
+    pub fleet: bool,
     /// Print what the node says as it is
     #[arg(long)]
     pub json: bool,

@@ -25,9 +25,12 @@ use crate::admin::{
     StatusCollector, StatusSite, UpstreamCollector,
 };
 use crate::config::Blobs;
+use crate::config::cache::{self, Keeper};
 use crate::config::objects;
-use crate::config::source::{DirectorySource, Source};
-use crate::control::{Control, NodeView, Phase};
+use crate::config::source::{
+    Describe, DirectorySource, EtcdOptions, EtcdSource, EtcdStart, Source, state_file,
+};
+use crate::control::{Control, NodeView, Phase, Remote};
 use crate::message::path_signature::FleetKey;
 use crate::net::tls::Sessions;
 use crate::net::{Counters, Inherited, Listeners, Outcome, Queue, takeover};
@@ -80,8 +83,8 @@ fn boot(flags: &cli::Run) -> Result<Boot> {
         boot.store.directory = Some(directory.clone());
         boot.store.etcd = None;
     }
-    if !flags.etcd.is_empty() || boot.store.etcd.is_some() {
-        anyhow::bail!("the etcd store is not part of this build yet; use a directory (--conf DIR)");
+    if !flags.etcd.is_empty() {
+        boot.store.etcd.get_or_insert_default().endpoints.clone_from(&flags.etcd);
     }
     if flags.takeover && boot.takeover.is_none() {
         anyhow::bail!("--takeover needs the path of the socket in the boot file's `takeover`");
@@ -93,6 +96,7 @@ fn boot(flags: &cli::Run) -> Result<Boot> {
 struct Main {
     boot: Boot,
     directory: PathBuf,
+    etcd: Option<EtcdOptions>,
     shared: Arc<Shared>,
     view: Arc<NodeView>,
     log: Arc<LogWriter>,
@@ -150,6 +154,7 @@ impl Main {
             im: Default::default(),
             environment: Arc::clone(&environment),
         });
+        let etcd = boot.etcd()?;
         let directory = boot.store.directory.clone().unwrap_or_else(|| "conf".into());
         let listener_statuses = Arc::new(Mutex::new(Vec::new()));
         let view = Arc::new(NodeView::new(
@@ -160,7 +165,10 @@ impl Main {
                 hostname: host_name(),
                 workers,
             },
-            format!("directory {}", directory.display()),
+            match &etcd {
+                Some(etcd) => format!("etcd {} {}", etcd.endpoints.join(","), etcd.prefix),
+                None => format!("directory {}", directory.display()),
+            },
             Arc::clone(&shared),
             Box::new({
                 let statuses = Arc::clone(&listener_statuses);
@@ -187,6 +195,7 @@ impl Main {
         Ok(Self {
             boot,
             directory,
+            etcd,
             shared,
             view,
             log,
@@ -203,9 +212,7 @@ impl Main {
     async fn run(mut self) -> Result<()> {
         let mut signals = Signals::new().context("cannot listen for signals")?;
         self.serve_status()?;
-        let source = DirectorySource::start(&self.directory)
-            .with_context(|| format!("cannot read {}", self.directory.display()))?;
-        let source = Source::Directory(source);
+        let (source, keeper) = self.open_store()?;
         let writer = source.writer();
         let modules = self.modules(source.blobs());
         let builder = Builder::new(
@@ -220,7 +227,8 @@ impl Main {
         self.serve_admin(admin::Desk::new(questions, changes.clone(), writer.clone()))?;
         let control =
             Control::new(source, builder, Arc::clone(&self.shared), Arc::clone(&self.view), changed, checker)
-                .answering(asked);
+                .answering(asked)
+                .keeping(keeper);
         let mut runner = Runner::start(&self.environment);
         let control = tokio::task::spawn_local(control.run(move |built| {
             runner.change(&built.upstreams.new, &built.upstreams.gone);
@@ -283,6 +291,34 @@ impl Main {
         let modules = Modules::new(options, services, blobs, self.workers.len());
         metrics.register(Arc::new(ModuleCollector::new(modules.running())));
         modules
+    }
+
+    /// Opens the store, and what keeps its state where that is remote.
+    fn open_store(&self) -> Result<(Source, Option<Keeper>)> {
+        let Some(options) = self.etcd.clone() else {
+            let source = DirectorySource::start(&self.directory)
+                .with_context(|| format!("cannot read {}", self.directory.display()))?;
+            return Ok((Source::Directory(source), None));
+        };
+        let prefix = options.prefix.clone();
+        let (mut kept, mut keeper) = (None, None);
+        if let Some(cache_dir) = &self.boot.cache_dir {
+            let path = state_file(cache_dir);
+            kept = cache::load(&path, &prefix, options.sealer.as_deref()).unwrap_or_else(|error| {
+                tracing::error!(%error, "the kept state cannot be used");
+                None
+            });
+            keeper = Some(
+                Keeper::start(path, prefix, options.sealer.clone())
+                    .context("cannot start the thread of the cache")?,
+            );
+        }
+        let view = Arc::clone(&self.view);
+        let describe: Describe = Box::new(move || view.registration());
+        let node = Some((self.boot.node.id.clone(), describe));
+        let source = EtcdSource::start(EtcdStart { options, kept, node }).context("store.etcd")?;
+        self.view.watch_store(Remote { state: Box::new(source.state()), fleet: source.fleet() });
+        Ok((Source::Etcd(source), keeper))
     }
 
     /// Serves status and metrics where the boot file says so.

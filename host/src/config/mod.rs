@@ -6,6 +6,8 @@
 //! objects of them and decides which are in force. Start at [`objects`] for
 //! the fields, at [`Store::apply`] for the rules.
 
+pub mod blob;
+pub mod cache;
 mod check;
 mod digest;
 mod document;
@@ -14,6 +16,7 @@ mod kind;
 mod object;
 pub mod objects;
 mod problem;
+pub mod seal;
 mod secrets;
 pub mod source;
 mod store;

@@ -119,6 +119,8 @@ struct Entry {
     origin: Option<Origin>,
     document: Option<Arc<Document>>,
     live: Option<Object>,
+    /// The document of what is in force.
+    good: Option<Arc<Document>>,
     quarantine: Option<Quarantine>,
     indexes: Indexes,
 }
@@ -268,9 +270,20 @@ impl Store {
             Written::Absent if self.live_by.contains_key(&key) => (entry.live.clone(), None),
             Written::Absent => (None, None),
         };
+        if problems.is_none() {
+            self.note_good(&key);
+        }
         self.set_quarantine(&key, problems, work.now);
         self.set_live(&key, live, work);
         self.clean(&key);
+    }
+
+    /// Notes that an object is in force as it is written.
+    fn note_good(&mut self, key: &Key) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if let Written::Good(_) = entry.written {
+            entry.good.clone_from(&entry.document);
+        }
     }
 
     /// References to what is not there.
@@ -394,6 +407,12 @@ impl Store {
     /// When an object came and was written last; zeros for what is not written.
     pub fn indexes(&self, kind: Kind, id: &Id) -> Indexes {
         self.entries.get(&(kind, id.clone())).map(|entry| entry.indexes).unwrap_or_default()
+    }
+
+    /// The document of an object as it is in force.
+    pub fn good_document(&self, kind: Kind, id: &Id) -> Option<&Arc<Document>> {
+        let entry = self.entries.get(&(kind, id.clone()))?;
+        entry.live.as_ref().and(entry.good.as_ref())
     }
 
     /// All documents of a kind as written now, by id.

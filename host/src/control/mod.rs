@@ -7,19 +7,20 @@
 
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
 use crate::admin::Question;
-use crate::config::source::{Batch, Source};
-use crate::config::{Key, Store};
+use crate::config::cache::{GoodDocument, Keeper};
+use crate::config::source::{Batch, Source, Stamp};
+use crate::config::{DocumentChange, Key, Store};
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, Built, Checker};
 
-pub use view::{Listeners, NodeView, Phase, View};
+pub use view::{Listeners, NodeView, Phase, Remote, View};
 
 /// Tells that a new snapshot is live; the value is its revision.
 pub type Changes = watch::Receiver<u64>;
@@ -34,6 +35,11 @@ pub struct Control {
     changed: watch::Sender<u64>,
     problems: Vec<String>,
     questions: Option<mpsc::Receiver<Question>>,
+    keeper: Option<Keeper>,
+    /// Objects that changed since the last snapshot went live.
+    touched: BTreeSet<Key>,
+    /// The state of a remote store that was read last.
+    stamp: Option<Stamp>,
 }
 
 impl Control {
@@ -49,7 +55,26 @@ impl Control {
         checker: Checker,
     ) -> Self {
         let store = Store::new(Box::new(move |object, problems| checker.check(object, problems)));
-        Self { source, store, builder, shared, view, changed, problems: Vec::new(), questions: None }
+        Self {
+            source,
+            store,
+            builder,
+            shared,
+            view,
+            changed,
+            problems: Vec::new(),
+            keeper: None,
+            touched: BTreeSet::new(),
+            stamp: None,
+            questions: None,
+        }
+    }
+
+    /// Has the state in force kept on disk with every change.
+    #[must_use]
+    pub fn keeping(mut self, keeper: Option<Keeper>) -> Self {
+        self.keeper = keeper;
+        self
     }
 
     /// Answers questions about the configuration, between batches.
@@ -113,7 +138,10 @@ impl Control {
         let now = SystemTime::now();
         let known: HashMap<Key, SystemTime> =
             self.store.quarantined().map(|(key, quarantine, _)| (key.clone(), quarantine.since)).collect();
+        self.touched.extend(batch.changes.iter().map(DocumentChange::key));
+        self.stamp = batch.stamp;
         let changes = self.store.apply(batch.changes, now);
+        self.touched.extend(changes.iter().map(|change| (change.kind, change.id.clone())));
         for (key, quarantine, live) in self.store.quarantined() {
             if known.get(key) == Some(&quarantine.since) {
                 continue;
@@ -138,13 +166,16 @@ impl Control {
     }
 
     /// Makes a snapshot the live one, and shows it.
-    fn publish(&self, built: &Built) {
+    fn publish(&mut self, built: &Built) {
         for (key, warning) in &built.warnings {
             tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), "{warning}");
         }
         let revision = built.snapshot.revision;
         self.shared.snapshot.store(Arc::clone(&built.snapshot));
-        let view = View::of(&self.store, &self.builder, &self.problems, revision, SystemTime::now());
+        let now = SystemTime::now();
+        let view = View::of(&self.store, &self.builder, &self.problems, revision, now).stamped(self.stamp);
+        let touched = std::mem::take(&mut self.touched);
+        self.note_good(touched, self.stamp);
         self.view.publish(view, &built.upstreams);
         self.changed.send_replace(revision);
         tracing::info!(
@@ -153,5 +184,20 @@ impl Control {
             quarantined = self.store.quarantined().count() + self.builder.failed().len(),
             "configuration applied"
         );
+    }
+
+    /// Shows and keeps which versions of these objects are in force.
+    fn note_good(&self, touched: BTreeSet<Key>, stamp: Option<Stamp>) {
+        let good: Vec<GoodDocument> = touched
+            .into_iter()
+            .map(|key| {
+                let document = self.store.good_document(key.0, &key.1).cloned();
+                (key, document)
+            })
+            .collect();
+        self.view.note_in_force(&good);
+        if let (Some(keeper), Some(stamp)) = (&self.keeper, stamp) {
+            keeper.keep(stamp, good);
+        }
     }
 }

@@ -2,17 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::admin::{
-    ConfigStatus, ConnectionStatus, Gateway, ListenerStatus, ModuleStatus, NodeInfo, ProcessStatus,
-    Quarantined, Readiness, RunningStatus, Since, Status, UpstreamStatus,
+    ConfigStatus, ConnectionStatus, Gateway, InForce, ListenerStatus, ModuleStatus, NodeInfo, ProcessStatus,
+    Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus, UpstreamStatus,
 };
+use crate::config::cache::GoodDocument;
 use crate::config::objects::Module;
+use crate::config::source::{Fleet, Stamp, StoreState};
 use crate::config::{KINDS, Key, Kind, Object, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
 use crate::plugin::{FAILURES, NodeHealth, Plugin, Running};
@@ -40,6 +42,7 @@ pub struct View {
     quarantined: Vec<Held>,
     modules: Vec<ModuleView>,
     running: Arc<Running>,
+    stamp: Option<Stamp>,
 }
 
 /// A module as its object says, and what became of that.
@@ -148,12 +151,28 @@ impl View {
                 })
                 .collect(),
             running: builder.modules_view().running(),
+            stamp: None,
         }
+    }
+
+    /// The same, of this state of a remote store.
+    #[must_use]
+    pub fn stamped(mut self, stamp: Option<Stamp>) -> Self {
+        self.stamp = stamp;
+        self
     }
 }
 
 /// Tells how the listeners are.
 pub type Listeners = Box<dyn Fn() -> Vec<ListenerStatus> + Send + Sync>;
+
+/// A remote store as it shows itself.
+pub struct Remote {
+    /// How it is doing.
+    pub state: Box<dyn Fn() -> StoreState + Send + Sync>,
+    /// Which nodes read it.
+    pub fleet: Fleet,
+}
 
 /// The node as status and metrics show it.
 pub struct NodeView {
@@ -164,7 +183,10 @@ pub struct NodeView {
     view: ArcSwap<View>,
     /// Those in force; objects of their own before those inside others.
     upstreams: Mutex<BTreeMap<(bool, String), Arc<Upstream>>>,
+    /// Revisions in the store of what is in force.
+    in_force: Mutex<BTreeMap<Key, u64>>,
     phase: ArcSwap<Phase>,
+    remote: OnceLock<Remote>,
 }
 
 impl NodeView {
@@ -178,7 +200,9 @@ impl NodeView {
             listeners,
             view: ArcSwap::default(),
             upstreams: Mutex::default(),
+            in_force: Mutex::default(),
             phase: ArcSwap::from_pointee(Phase::Starting),
+            remote: OnceLock::new(),
         }
     }
 
@@ -221,14 +245,82 @@ impl NodeView {
             .collect()
     }
 
+    /// Shows which versions of these objects are in force from now on.
+    pub fn note_in_force(&self, documents: &[GoodDocument]) {
+        let mut in_force = self.in_force.lock();
+        for (key, document) in documents {
+            match document {
+                Some(document) => in_force.insert(key.clone(), document.revision),
+                None => in_force.remove(key),
+            };
+        }
+    }
+
+    /// Shows a remote store from now on; only the first call counts.
+    pub fn watch_store(&self, remote: Remote) {
+        let _ = self.remote.set(remote);
+    }
+
+    fn store_state(&self) -> Option<StoreState> {
+        self.remote.get().map(|remote| (remote.state)())
+    }
+
+    /// What other nodes of the fleet are told of this one.
+    #[must_use]
+    pub fn registration(&self) -> serde_json::Value {
+        let status = self.status();
+        let store = status.config.store.unwrap_or_default();
+        let lines: Vec<serde_json::Value> = status
+            .upstreams
+            .iter()
+            .flat_map(|upstream| upstream.lines.iter().map(move |line| (upstream, line)))
+            .take(LINES_TOLD_MAX)
+            .map(|(upstream, line)| {
+                let upstream = format!("{}/{}", upstream.kind, upstream.id);
+                serde_json::json!({"upstream": upstream, "line": line.name, "state": line.state, "active": line.active})
+            })
+            .collect();
+        let modules: Vec<serde_json::Value> = status
+            .modules
+            .iter()
+            .map(|module| {
+                serde_json::json!({
+                    "name": module.name, "active": module.active, "digest": module.digest,
+                    "state": module.state, "canary": module.canary, "since": module.since.since,
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "id": status.node.id,
+            "region": status.node.region,
+            "version": status.node.version,
+            "hostname": status.node.hostname,
+            "state": status.state,
+            "revision": store.revision,
+            "digest": store.digest,
+            "quarantined": status.config.quarantined.len(),
+            "modules": modules,
+            "lines": lines,
+        })
+    }
+
     fn config(&self, view: &View) -> ConfigStatus {
+        let state = self.store_state();
+        let store = view.stamp.map(|stamp| StoreStatus {
+            cluster: format!("{:x}", stamp.cluster),
+            revision: stamp.revision,
+            digest: format!("{:016x}", stamp.digest),
+            is_kept: stamp.is_kept,
+            endpoint: state.as_ref().and_then(|state| state.endpoint.clone()),
+        });
         ConfigStatus {
             revision: view.revision,
             source: self.source.clone(),
             applied: view.applied.map(since_of).unwrap_or_default(),
             objects: view.objects.clone(),
             quarantined: view.quarantined.iter().map(Held::shown).collect(),
-            stale: None,
+            stale: state.and_then(|state| state.stale_reason()),
+            store,
         }
     }
 
@@ -246,13 +338,36 @@ impl NodeView {
     }
 }
 
+/// Lines that a node's entry in the fleet tells of.
+const LINES_TOLD_MAX: usize = 500;
+
 impl Gateway for NodeView {
+    fn in_force(&self) -> InForce {
+        let in_force = self.in_force.lock();
+        let objects =
+            in_force.iter().map(|((kind, id), revision)| (format!("{kind}/{id}"), *revision)).collect();
+        InForce { revision: self.view.load().revision, objects }
+    }
+
+    fn fleet(&self) -> Result<Vec<serde_json::Value>, String> {
+        match self.remote.get() {
+            Some(remote) => (remote.fleet)(),
+            None => Err("this node reads a directory: it knows of no other nodes".to_owned()),
+        }
+    }
+
     fn readiness(&self) -> Readiness {
         match **self.phase.load() {
             Phase::Ready => Readiness::Ready,
             Phase::Draining => Readiness::Draining,
             Phase::Starting if self.view.load().revision == 0 => {
-                Readiness::Starting("no snapshot yet".to_owned())
+                let stale = self.store_state().and_then(|state| state.stale);
+                Readiness::Starting(match stale {
+                    Some((_, reason)) => {
+                        format!("the store was not read yet and no state of it is kept: {reason}")
+                    }
+                    None => "no snapshot yet".to_owned(),
+                })
             }
             Phase::Starting => Readiness::Starting("listeners are not open yet".to_owned()),
         }

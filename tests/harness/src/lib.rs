@@ -28,6 +28,7 @@
 //! | [`HttpEcho`], [`GrpcEcho`], [`WebSocketEcho`], [`ImServer`] | the services of `sluice-services` inside the test, each on a thread of its own, in a [`Namespace`] if wanted |
 //! | [`LinePort`] | cuts (RST), hangs, resets and restores a service's port |
 //! | [`Nginx`], [`Haproxy`], [`Php`] | Debian's, with a configuration of the test's |
+//! | [`Etcd`] | Debian's etcd, one member or three, with TLS if wanted |
 //! | [`Curl`], [`openssl_client`] | clients of their own; proxies of the environment are ignored |
 //! | [`Raw`] | a socket written to byte by byte, plain or TLS |
 //! | [`Authority`], [`Identity`] | certificates: leaf, client, RSA and ECDSA, expired |
@@ -41,6 +42,7 @@
 
 mod certificates;
 mod curl;
+mod etcd;
 pub mod guest;
 mod load;
 mod metrics;
@@ -56,6 +58,7 @@ mod wait;
 
 pub use certificates::{Authority, Identity, KeyKind};
 pub use curl::{Curl, Reply};
+pub use etcd::Etcd;
 pub use guest::Guest;
 pub use load::{LoadReport, SteadyLoad};
 pub use metrics::Metrics;

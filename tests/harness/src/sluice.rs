@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::etcd::Etcd;
 use crate::metrics::Metrics;
 use crate::network::Namespace;
 use crate::ports::Port;
@@ -55,6 +56,16 @@ pub struct SluiceBuilder {
     namespace: Option<Namespace>,
     listeners: BTreeMap<String, Port>,
     program: Option<PathBuf>,
+    store: Store,
+}
+
+/// Where a gateway reads its objects.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Store {
+    /// In its folder.
+    Directory,
+    /// Where its boot file says.
+    Boot,
 }
 
 /// A running gateway. Dropping it kills it; if the test failed, its log is
@@ -68,6 +79,7 @@ pub struct Sluice {
     namespace: Option<Namespace>,
     listeners: BTreeMap<String, Port>,
     program: PathBuf,
+    store: Store,
     status: Port,
     metrics: Port,
     api: Port,
@@ -110,6 +122,15 @@ impl SluiceBuilder {
             }
         }
         self
+    }
+
+    /// Reads its objects from a cluster, whose further settings `settings` has.
+    /// Objects put with this builder are written nowhere: use [`Etcd::put`].
+    pub fn etcd(mut self, etcd: &Etcd, settings: Value) -> Self {
+        let mut store = settings;
+        store["endpoints"] = json!(etcd.urls());
+        self.store = Store::Boot;
+        self.boot("store", json!({"etcd": store}))
     }
 
     /// Worker threads; 2 if not said.
@@ -164,9 +185,11 @@ impl SluiceBuilder {
             &self.arguments,
             &self.environment,
             self.namespace.as_ref(),
+            self.store,
         );
         let process = Process::spawn("sluice", command, &self.folder.path().join("sluice.log"));
         Sluice {
+            store: self.store,
             process,
             folder: self.folder,
             arguments: self.arguments,
@@ -187,9 +210,13 @@ fn run_command(
     arguments: &[String],
     environment: &[(String, String)],
     namespace: Option<&Namespace>,
+    store: Store,
 ) -> Command {
     let mut command = command_in(namespace, program);
-    command.args(["run", "-c"]).arg(folder.join("sluice.yaml")).arg("--conf").arg(folder.join("conf"));
+    command.args(["run", "-c"]).arg(folder.join("sluice.yaml"));
+    if store == Store::Directory {
+        command.arg("--conf").arg(folder.join("conf"));
+    }
     command.args(arguments).envs(environment.iter().cloned()).current_dir(folder);
     command
 }
@@ -227,6 +254,7 @@ impl Sluice {
             namespace: None,
             listeners: BTreeMap::new(),
             program: None,
+            store: Store::Directory,
         }
     }
 
@@ -456,8 +484,14 @@ impl Sluice {
         let mut arguments = self.arguments.clone();
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let folder = self.folder.path();
-        let command =
-            run_command(&self.program, folder, &arguments, &self.environment, self.namespace.as_ref());
+        let command = run_command(
+            &self.program,
+            folder,
+            &arguments,
+            &self.environment,
+            self.namespace.as_ref(),
+            self.store,
+        );
         Process::spawn("sluice", command, &folder.join("sluice.log"))
     }
 }

@@ -14,6 +14,7 @@ use syn::visit::{self, Visit};
 /// path below `host/src`.
 const BORDERS: &[(&str, &[&str])] = &[
     ("clap", &["app/", "main.rs"]),
+    ("comfy_table", &["admin/"]),
     ("etcd_client", &["config/source/"]),
     ("futures_util", &["proxy/im/"]),
     ("h2", &["net/http2/"]),

@@ -63,6 +63,8 @@ const PACKAGES: &[Package] = &[
         "a published rule set, which the firewall's tests load",
     ),
     package("haproxy", Sign::Program("haproxy"), "speaks PROXY v2 to us in tests, a peer in benchmarks"),
+    package("etcd-server", Sign::Program("etcd"), "the store that tests of the fleet read and break"),
+    package("etcd-client", Sign::Program("etcdctl"), "its command line, for the same tests"),
     package("curl", Sign::Program("curl"), "an HTTP/1.1 and HTTP/2 client in tests"),
     package("openssl", Sign::Program("openssl"), "s_client, a TLS client in tests"),
     package("iproute2", Sign::Program("ip"), "makes the network namespaces of the failover tests"),

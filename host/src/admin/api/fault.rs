@@ -65,8 +65,10 @@ impl From<WriteError> for Fault {
         let status = match &error {
             WriteError::Conflict(..) | WriteError::ReadOnly { .. } => 409,
             WriteError::NotFound(..) => return Self::not_found(),
-            WriteError::HiddenId(_) => 400,
-            WriteError::TooLarge(..) => 413,
+            WriteError::HiddenId(_) | WriteError::Twice(..) | WriteError::TooMany(_) => 400,
+            WriteError::TooLarge(..) | WriteError::TooLargeTogether(..) | WriteError::RecordTooLarge(_) => {
+                413
+            }
             _ => 503,
         };
         Self::new(status, error.to_string())

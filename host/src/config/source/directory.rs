@@ -14,8 +14,8 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::files::{self, Care, Look, Tree};
-use super::pending::{Due, Pending, WriteRequest};
-use super::{Batch, WriteError, write};
+use super::pending::{Due, Pending, Request};
+use super::{Batch, Transaction, WriteError, write};
 use crate::config::DocumentError;
 
 /// How often everything is looked at without a reason.
@@ -119,8 +119,20 @@ impl Worker {
             self.look_at_everything(if due.reread { Care::Always } else { Care::Patient });
         }
         self.tell(Telling::Difference)?;
-        for request in due.writes {
-            self.write(request)?;
+        for request in due.requests {
+            // Whoever asked may have gone; what was done stands all the same.
+            match request {
+                Request::Write(transaction, reply) => {
+                    let result = self.write(&transaction)?;
+                    let _ = reply.send(result);
+                }
+                Request::Read(name, reply) => {
+                    let _ = reply.send(write::read_record(self.tree.root(), &name));
+                }
+                Request::List(area, start, reply) => {
+                    let _ = reply.send(write::list_records(self.tree.root(), area, &start));
+                }
+            }
         }
         Ok(())
     }
@@ -144,16 +156,13 @@ impl Worker {
         self.rescan_at = Instant::now() + every;
     }
 
-    fn write(&mut self, request: WriteRequest) -> Result<(), Closed> {
-        let WriteRequest { key, value, expect, reply } = request;
-        let result = write::carry_out(&mut self.tree, &key, value.as_ref(), expect);
+    fn write(&mut self, transaction: &Transaction) -> Result<Result<Vec<u64>, WriteError>, Closed> {
+        let result = write::carry_out(&mut self.tree, transaction);
         if let Err(WriteError::Io { file, cause }) = &result {
             tracing::warn!(file, %cause, "cannot write to the configuration directory");
         }
         self.tell(Telling::Difference)?;
-        // Whoever asked may have gone; the write stands all the same.
-        let _ = reply.send(result);
-        Ok(())
+        Ok(result)
     }
 
     /// Sends what is different, if anything is.
@@ -167,7 +176,7 @@ impl Worker {
             tracing::warn!(reason = %problem, "configuration not read");
         }
         self.problems.clone_from(&problems);
-        self.batches.blocking_send(Batch { changes, problems }).map_err(|_| Closed)
+        self.batches.blocking_send(Batch { changes, problems, stamp: None }).map_err(|_| Closed)
     }
 
     fn start_watcher(&self) -> Option<RecommendedWatcher> {

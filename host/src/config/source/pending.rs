@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode};
 use parking_lot::{Condvar, Mutex};
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::files::Mark;
-use super::{Expect, WriteError};
-use crate::config::Key;
+use super::{Area, RecordName, Transaction, WriteError};
 
 /// Changed paths that wait one by one; more become one look at everything.
 pub const PENDING_PATHS_MAX: usize = 16_384;
@@ -28,13 +26,18 @@ const QUIET: Duration = Duration::from_millis(150);
 /// No path waits longer than this for others to settle.
 const SETTLE_MAX: Duration = Duration::from_millis(40);
 
-/// A write that was asked for; no value means a deletion.
+/// Where an answer goes.
+type Reply<T> = oneshot::Sender<Result<T, WriteError>>;
+
+/// What was asked of the thread, and where the answer goes.
 #[derive(Debug)]
-pub(super) struct WriteRequest {
-    pub(super) key: Key,
-    pub(super) value: Option<Value>,
-    pub(super) expect: Expect,
-    pub(super) reply: oneshot::Sender<Result<u64, WriteError>>,
+pub(super) enum Request {
+    /// To write.
+    Write(Transaction, Reply<Vec<u64>>),
+    /// To read a record.
+    Read(RecordName, Reply<Option<Vec<u8>>>),
+    /// To list an area's records whose names begin so.
+    List(Area, String, Reply<Vec<RecordName>>),
 }
 
 /// What is to be done now.
@@ -44,7 +47,7 @@ pub(super) struct Due {
     pub(super) rescan: bool,
     /// Read everything again, whether it seems changed or not.
     pub(super) reread: bool,
-    pub(super) writes: Vec<WriteRequest>,
+    pub(super) requests: Vec<Request>,
     pub(super) closed: bool,
 }
 
@@ -60,7 +63,7 @@ struct State {
     paths: HashMap<PathBuf, Dirty>,
     rescan: Option<Dirty>,
     reread: bool,
-    writes: VecDeque<WriteRequest>,
+    requests: VecDeque<Request>,
     closed: bool,
 }
 
@@ -153,16 +156,25 @@ impl Pending {
         self.rescan();
     }
 
-    /// Queues a write.
-    pub(super) fn push_write(&self, request: WriteRequest) -> Result<(), WriteError> {
+    /// Asks the thread, and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, WriteError> {
+        let (reply, answer) = oneshot::channel();
+        self.push(request(reply))?;
+        answer.await.map_err(|_| WriteError::Closed)
+    }
+
+    fn push(&self, request: Request) -> Result<(), WriteError> {
         let mut state = self.state.lock();
         if state.closed {
             return Err(WriteError::Closed);
         }
-        if state.writes.len() >= PENDING_WRITES_MAX {
+        if state.requests.len() >= PENDING_WRITES_MAX {
             return Err(WriteError::Busy);
         }
-        state.writes.push_back(request);
+        state.requests.push_back(request);
         self.changed.notify_one();
         Ok(())
     }
@@ -172,7 +184,7 @@ impl Pending {
         let mut state = self.state.lock();
         state.closed = true;
         // Their callers are told by the dropped replies.
-        state.writes.clear();
+        state.requests.clear();
         self.changed.notify_one();
     }
 
@@ -182,7 +194,11 @@ impl Pending {
         loop {
             let now = Instant::now();
             let due = take_due(&mut state, now);
-            if due.closed || due.rescan || !due.paths.is_empty() || !due.writes.is_empty() || now >= deadline
+            if due.closed
+                || due.rescan
+                || !due.paths.is_empty()
+                || !due.requests.is_empty()
+                || now >= deadline
             {
                 return due;
             }
@@ -204,6 +220,6 @@ fn take_due(state: &mut State, now: Instant) -> Due {
     for path in &due.paths {
         state.paths.remove(path);
     }
-    due.writes = state.writes.drain(..).collect();
+    due.requests = state.requests.drain(..).collect();
     due
 }

@@ -275,6 +275,60 @@ async fn writes_are_whole_compared_and_told() {
     assert!(matches!(closed, Err(WriteError::Closed)), "{closed:?}");
 }
 
+fn write(name: &str, value: Option<Value>, expect: Expect) -> Write {
+    Write { kind: Kind::Routes, id: Id::new(name).unwrap(), value, expect }
+}
+
+#[tokio::test]
+async fn a_transaction_is_one_batch_or_nothing() {
+    let mut dir = Fixture::prepared(|_| {});
+    dir.next().await;
+    let writer = dir.source.writer();
+    let note = RecordName::new(Area::History, "1").unwrap();
+    let writes = vec![
+        write("a", Some(json!({"uri": "/a"})), Expect::Absent),
+        write("b", Some(json!({"uri": "/b"})), Expect::Any),
+    ];
+    let records = vec![(note.clone(), Some(b"first".to_vec()))];
+    let batches = dir.batches;
+    let revisions = writer.transact(Transaction { writes, records }).await.unwrap();
+    dir.until(&[("routes/a", "/a"), ("routes/b", "/b")]).await;
+    assert_eq!(dir.batches, batches + 1);
+    assert_eq!(writer.record(note.clone()).await.unwrap().as_deref(), Some(&b"first"[..]));
+    assert_eq!(writer.records(Area::History, "").await.unwrap(), std::slice::from_ref(&note));
+    assert_eq!(writer.records(Area::History, "2").await.unwrap(), []);
+
+    // The second is not as expected: nothing of the first is done.
+    let writes = vec![
+        write("a", None, Expect::Revision(revisions[0])),
+        write("b", Some(json!({"uri": "/c"})), Expect::Absent),
+    ];
+    let records = vec![(note.clone(), None)];
+    let refused = writer.transact(Transaction { writes, records }).await;
+    assert!(matches!(&refused, Err(WriteError::Conflict(_, id)) if id.as_str() == "b"), "{refused:?}");
+    assert!(writer.record(note).await.unwrap().is_some());
+    assert!(dir.path("routes/a.yaml").exists());
+
+    // The second cannot be put in its place: the first is taken back.
+    fs::create_dir_all(dir.path("routes/c.yaml/in-the-way")).unwrap();
+    let writes = vec![
+        write("a", Some(json!({"uri": "/changed"})), Expect::Any),
+        write("c", Some(json!({"uri": "/c"})), Expect::Any),
+    ];
+    let failed = writer.transact(Transaction { writes, records: Vec::new() }).await;
+    assert!(matches!(failed, Err(WriteError::Io { .. })), "{failed:?}");
+    assert_eq!(fs::read_to_string(dir.path("routes/a.yaml")).unwrap(), "uri: /a\n");
+    let twice = vec![write("a", None, Expect::Any), write("a", None, Expect::Any)];
+    let twice = writer.transact(Transaction { writes: twice, records: Vec::new() }).await;
+    assert!(matches!(twice, Err(WriteError::Twice(..))), "{twice:?}");
+    let left: Vec<_> = fs::read_dir(dir.path("routes"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name.to_string_lossy().starts_with('.'))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn only_what_changed_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
