@@ -37,6 +37,7 @@ pub(super) enum Step {
 pub(super) struct Link {
     pub(super) filter: Filter,
     name: &'static str,
+    priority: i32,
     config: serde_json::Value,
     condition: Option<Expression>,
     error_response: Option<LocalBody>,
@@ -54,11 +55,14 @@ pub struct Chain {
     links: Box<[Link]>,
     /// Places of the filters that run for a request, in order.
     request: Box<[u8]>,
+    /// How many of these belong to the rewrite phase.
+    rewrites: usize,
     response: Box<[u8]>,
     connection: Box<[u8]>,
     frame: Box<[u8]>,
     body: BodyInterest,
     has_conditions: bool,
+    needs_consumers: bool,
     /// Its place among the chains of an exchange.
     slot: usize,
 }
@@ -137,7 +141,7 @@ impl Chain {
         let needs_body = links.iter().any(|link| {
             link.filter.needs_body() || link.condition.as_ref().is_some_and(Expression::needs_body)
         });
-        let is_http = matches!(kind, ChainKind::Http | ChainKind::Global);
+        let is_http = matches!(kind, ChainKind::Http | ChainKind::Global | ChainKind::Consumer);
         let only = |is_wanted: bool, phase| if is_wanted { places(phase).collect() } else { Box::default() };
         Self {
             request: if is_http {
@@ -145,6 +149,7 @@ impl Chain {
             } else {
                 Box::default()
             },
+            rewrites: if is_http { places(Phase::Rewrite).count() } else { 0 },
             response: only(is_http, Phase::Response),
             connection: only(!is_http, Phase::Connection),
             frame: only(kind == ChainKind::Frames, Phase::Frame),
@@ -154,7 +159,12 @@ impl Chain {
                 BodyInterest::None
             },
             has_conditions: links.iter().any(|link| link.condition.is_some()),
-            slot: usize::from(kind != ChainKind::Global),
+            needs_consumers: links.iter().any(|link| link.filter.needs_consumers()),
+            slot: match kind {
+                ChainKind::Global => 0,
+                ChainKind::Consumer => CONSUMER,
+                _ => ROUTE,
+            },
             links: links.into(),
         }
     }
@@ -163,6 +173,13 @@ impl Chain {
     #[must_use]
     pub fn body_interest(&self) -> BodyInterest {
         self.body
+    }
+
+    /// Whether a filter asks who sends the request; then
+    /// [`Exchange::consumers`] must be there.
+    #[must_use]
+    pub fn needs_consumers(&self) -> bool {
+        self.needs_consumers
     }
 
     /// Whether it looks at frames at all.
@@ -247,6 +264,9 @@ impl Chain {
     /// Whether a filter is left out for this exchange by its `_meta.filter`,
     /// which is looked at once, before the first filter runs.
     fn is_skipped(&self, place: u8, exchange: &mut Exchange) -> bool {
+        if self.slot == ROUTE && exchange.replaced & (1 << place) != 0 {
+            return true;
+        }
         if !self.has_conditions {
             return false;
         }
@@ -269,6 +289,9 @@ impl Chain {
     /// on from after a wait.
     fn run(&self, from: usize, exchange: &mut Exchange) -> Progress {
         for (at, place) in self.request.iter().enumerate().skip(from) {
+            if at == self.rewrites && self.slot == ROUTE && has_chain(exchange) {
+                return Progress::Consumer;
+            }
             if self.is_skipped(*place, exchange) {
                 continue;
             }
@@ -284,8 +307,74 @@ impl Chain {
                 Step::WaitAndRespond(time, response) => return link.respond(time, response, exchange),
             }
         }
+        if from <= self.rewrites
+            && self.rewrites == self.request.len()
+            && self.slot == ROUTE
+            && has_chain(exchange)
+        {
+            return Progress::Consumer;
+        }
         Progress::Done
     }
+
+    /// Runs the filter at one place.
+    fn run_one(&self, place: u8, exchange: &mut Exchange) -> Progress {
+        if self.is_skipped(place, exchange) {
+            return Progress::Done;
+        }
+        let link = &self.links[usize::from(place)];
+        match link.filter.request(exchange) {
+            Step::Next => Progress::Done,
+            Step::Wait(time) if time < DELAY_MIN => Progress::Done,
+            Step::Wait(time) => {
+                exchange.note(link.name, "delay", "");
+                Progress::Wait { time, next: 0 }
+            }
+            Step::Respond(response) => link.respond(Duration::ZERO, response, exchange),
+            Step::WaitAndRespond(time, response) => link.respond(time, response, exchange),
+        }
+    }
+}
+
+/// The places of chains in an exchange's tables; the global rules' is 0.
+const ROUTE: usize = 1;
+const CONSUMER: usize = 2;
+
+fn has_chain(exchange: &Exchange) -> bool {
+    exchange.consumer.as_ref().is_some_and(|grant| grant.consumer.chain.is_some())
+}
+
+/// Runs a consumer's filters with what is left of its route's: its rewrite
+/// phase first, then both access phases as one, by falling priority. A filter of
+/// the consumer's takes the place of the route's of the same name.
+async fn run_with_consumer(route: &Chain, exchange: &mut Exchange) -> Option<Box<LocalResponse>> {
+    let own = exchange.consumer.as_ref()?.consumer.chain.clone()?;
+    exchange.replaced = route
+        .links
+        .iter()
+        .enumerate()
+        .filter(|(_, link)| own.links.iter().any(|other| other.name == link.name))
+        .fold(0, |bits, (index, _)| bits | 1 << index);
+    let rewrites = own.request[..own.rewrites].iter().map(|place| (&*own, *place));
+    let mut access: Vec<(&Chain, u8)> = own.request[own.rewrites..]
+        .iter()
+        .map(|place| (&*own, *place))
+        .chain(route.request[route.rewrites..].iter().map(|place| (route, *place)))
+        .collect();
+    access.sort_by_key(|(chain, place)| std::cmp::Reverse(chain.links[usize::from(*place)].priority));
+    for (chain, place) in rewrites.chain(access) {
+        match chain.run_one(place, exchange) {
+            Progress::Done | Progress::Consumer => {}
+            Progress::Wait { time, .. } => wait(time, exchange).await,
+            Progress::Respond { time, response } => {
+                if time >= DELAY_MIN {
+                    wait(time, exchange).await;
+                }
+                return Some(response);
+            }
+        }
+    }
+    None
 }
 
 /// As in APISIX, shorter delays are not worth waiting for.
@@ -293,8 +382,16 @@ const DELAY_MIN: Duration = Duration::from_millis(1);
 
 enum Progress {
     Done,
-    Wait { time: Duration, next: usize },
-    Respond { time: Duration, response: Box<LocalResponse> },
+    /// The rewrite phase is over, and the consumer has filters of its own.
+    Consumer,
+    Wait {
+        time: Duration,
+        next: usize,
+    },
+    Respond {
+        time: Duration,
+        response: Box<LocalResponse>,
+    },
 }
 
 impl Link {
@@ -321,7 +418,7 @@ fn build_link(
     let filter = kind.build(&plugin.config, context, previous)?;
     let meta = &plugin.meta;
     let stage = match context.kind {
-        ChainKind::Http | ChainKind::Global => Stage::Request,
+        ChainKind::Http | ChainKind::Global | ChainKind::Consumer => Stage::Request,
         _ if filter.phases().contains(&Phase::Connection) => Stage::Connection,
         _ => Stage::Frame,
     };
@@ -335,7 +432,14 @@ fn build_link(
         value => LocalBody { body: value.to_string().into(), content_type: "application/json" },
     });
     let priority = meta.priority.unwrap_or(kind.priority());
-    let link = Link { filter, name: kind.name(), config: plugin.config.clone(), condition, error_response };
+    let link = Link {
+        filter,
+        name: kind.name(),
+        priority,
+        config: plugin.config.clone(),
+        condition,
+        error_response,
+    };
     Ok((priority, link))
 }
 
@@ -390,6 +494,11 @@ impl<'a> Filters<'a> {
             loop {
                 match chain.run(from, exchange) {
                     Progress::Done => break,
+                    // Boxed: most requests have no use for the room it takes.
+                    Progress::Consumer => match Box::pin(run_with_consumer(chain, exchange)).await {
+                        Some(response) => return Verdict::Respond(response),
+                        None => break,
+                    },
                     Progress::Wait { time, next } => {
                         wait(time, exchange).await;
                         from = next;
@@ -420,7 +529,8 @@ impl<'a> Filters<'a> {
             }
         }
         let mut action = BodyAction::Pass;
-        for chain in self.chains() {
+        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.clone());
+        for chain in self.chains().chain(consumer.as_deref()) {
             for place in &chain.response {
                 if chain.is_skipped(*place, exchange) {
                     continue;
@@ -429,7 +539,7 @@ impl<'a> Filters<'a> {
                 match filter.response(exchange, head, upstream) {
                     BodyAction::Pass => {}
                     BodyAction::Replace(body) => {
-                        exchange.rewriting = [0; 2];
+                        exchange.rewriting = [0; 3];
                         action = BodyAction::Replace(body);
                     }
                     BodyAction::Transform { max } => {
@@ -457,7 +567,8 @@ impl<'a> Filters<'a> {
     #[must_use]
     pub fn transform_body(self, exchange: &Exchange, body: Bytes) -> Bytes {
         let mut body = body;
-        for chain in self.chains() {
+        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.as_deref());
+        for chain in self.chains().chain(consumer) {
             for (index, link) in chain.links.iter().enumerate() {
                 if exchange.rewriting[chain.slot] & (1 << index) != 0 {
                     body = link.filter.transform(exchange, body);

@@ -10,12 +10,14 @@
 
 mod build;
 mod chain;
+mod consumers;
 mod exchange;
 mod plugins;
 mod verdict;
 
 pub use build::{BuildContext, ChainKind, Groups, UpstreamSource, merge};
 pub use chain::{Chain, Filters, FrameContext};
+pub use consumers::{Consumer, Consumers, Grant, Proof, is_auth_plugin};
 pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId};
 pub use verdict::{BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Verdict};
 

@@ -8,7 +8,9 @@
 
 mod build;
 mod check;
+mod consumers;
 mod mentions;
+mod secrets;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 
 use crate::config::objects::{self, OnChange};
 use crate::config::{Id, Problem};
-use crate::filter::Chain;
+use crate::filter::{Chain, Consumers};
 use crate::message::{RouteLabels, Transcode};
 use crate::net::tls::Certificates;
 use crate::observe::RouteMetrics;
@@ -42,6 +44,8 @@ pub struct Snapshot {
     pub stream_routes: StreamRouter<Arc<StreamRoute>>,
     /// The chain of all global rules.
     pub global: Arc<Chain>,
+    /// Who sends requests, by what they show.
+    pub consumers: Arc<Consumers>,
     /// The listeners that are to be open.
     pub listeners: Arc<BTreeMap<Id, Arc<objects::Listener>>>,
     /// The certificates shown to clients.

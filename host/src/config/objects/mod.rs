@@ -8,6 +8,7 @@
 //! object can be told from a changed one.
 
 mod checks;
+mod consumer;
 mod fields;
 mod frame_format;
 mod listener;
@@ -16,6 +17,7 @@ mod parse;
 mod plugins;
 mod route;
 mod rules;
+mod secret;
 mod service;
 mod ssl;
 mod stream_route;
@@ -30,6 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use checks::*;
+pub use consumer::{Consumer, ConsumerGroup, Credential};
 pub use fields::fields;
 pub use frame_format::*;
 pub use listener::*;
@@ -38,6 +41,7 @@ pub use parse::parse;
 pub use plugins::{PLUGINS_MAX, Plugin, PluginMeta, Plugins};
 pub use route::*;
 pub use rules::{GlobalRule, PluginConfig};
+pub use secret::{PluginMetadata, Secret};
 pub use service::Service;
 pub use ssl::*;
 pub use stream_route::*;

@@ -377,6 +377,11 @@ fn every_object_survives_being_written_and_read() {
             Kind::Routes,
             "uri: /a\nremote_addrs: [10.0.0.1, 10.0.0.0/8, \"::1\"]\nupstream: {nodes: []}\nlabels: {a: b}\n",
         ),
+        (
+            Kind::Consumers,
+            "username: x\ngroup_id: g\nlabels: {custom_id: x}\nplugins: {key-auth: {key: k}}\n",
+        ),
+        (Kind::ConsumerGroups, "plugins: {a: {x: 1}}\n"),
         (Kind::StreamRoutes, "server_port: 5\nupstream_id: 7\nprotocol: {name: tlv, conf: {replay: [1]}}\n"),
     ];
     for (kind, text) in texts {
@@ -392,6 +397,11 @@ fn every_object_survives_being_written_and_read() {
             Any::StreamRoute(object) => serde_json::to_value(&**object),
             Any::FrameFormat(object) => serde_json::to_value(&**object),
             Any::Ssl(object) => serde_json::to_value(&**object),
+            Any::Secret(object) => serde_json::to_value(&**object),
+            Any::ConsumerGroup(object) => serde_json::to_value(&**object),
+            Any::Consumer(object) => serde_json::to_value(&**object),
+            Any::Credential(object) => serde_json::to_value(&**object),
+            Any::PluginMetadata(object) => serde_json::to_value(&**object),
         };
         let second = Any::parse(kind, &id(), &written.unwrap());
         assert_eq!(second.as_ref(), Ok(&first), "{kind} {text}");
