@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::objects::{
-    self, FrameFormat, GlobalRule, Listener, Module, Object as _, PluginConfig, Plugins, Proto, Reference, Route,
-    Service, Ssl, StreamRoute, Upstream,
+    self, Consumer, ConsumerGroup, Credential, FrameFormat, GlobalRule, Listener, Module, Object as _,
+    PluginConfig, PluginMetadata, Plugins, Proto, Reference, Route, Secret, Service, Ssl, StreamRoute,
+    Upstream,
 };
 use super::{Id, Kind, ObjectError};
 
@@ -35,6 +36,16 @@ pub enum Object {
     Route(Arc<Route>),
     /// Of `stream_routes`.
     StreamRoute(Arc<StreamRoute>),
+    /// Of `secrets`.
+    Secret(Arc<Secret>),
+    /// Of `consumer_groups`.
+    ConsumerGroup(Arc<ConsumerGroup>),
+    /// Of `consumers`.
+    Consumer(Arc<Consumer>),
+    /// Of `credentials`.
+    Credential(Arc<Credential>),
+    /// Of `plugin_metadata`.
+    PluginMetadata(Arc<PluginMetadata>),
 }
 
 /// Runs an expression with the typed object, whatever its kind.
@@ -52,6 +63,11 @@ macro_rules! with_object {
             Object::GlobalRule($object) => $result,
             Object::Route($object) => $result,
             Object::StreamRoute($object) => $result,
+            Object::Secret($object) => $result,
+            Object::ConsumerGroup($object) => $result,
+            Object::Consumer($object) => $result,
+            Object::Credential($object) => $result,
+            Object::PluginMetadata($object) => $result,
         }
     };
 }
@@ -74,6 +90,11 @@ impl Object {
             Kind::GlobalRules => Self::GlobalRule(Arc::new(objects::parse(id, value)?)),
             Kind::Routes => Self::Route(Arc::new(objects::parse(id, value)?)),
             Kind::StreamRoutes => Self::StreamRoute(Arc::new(objects::parse(id, value)?)),
+            Kind::Secrets => Self::Secret(Arc::new(objects::parse(id, value)?)),
+            Kind::ConsumerGroups => Self::ConsumerGroup(Arc::new(objects::parse(id, value)?)),
+            Kind::Consumers => Self::Consumer(Arc::new(objects::parse(id, value)?)),
+            Kind::Credentials => Self::Credential(Arc::new(objects::parse(id, value)?)),
+            Kind::PluginMetadata => Self::PluginMetadata(Arc::new(objects::parse(id, value)?)),
         })
     }
 
@@ -91,6 +112,11 @@ impl Object {
             Kind::GlobalRules => objects::fields::<GlobalRule>(),
             Kind::Routes => objects::fields::<Route>(),
             Kind::StreamRoutes => objects::fields::<StreamRoute>(),
+            Kind::Secrets => objects::fields::<Secret>(),
+            Kind::ConsumerGroups => objects::fields::<ConsumerGroup>(),
+            Kind::Consumers => objects::fields::<Consumer>(),
+            Kind::Credentials => objects::fields::<Credential>(),
+            Kind::PluginMetadata => objects::fields::<PluginMetadata>(),
         }
     }
 
@@ -108,6 +134,11 @@ impl Object {
             Self::GlobalRule(_) => Kind::GlobalRules,
             Self::Route(_) => Kind::Routes,
             Self::StreamRoute(_) => Kind::StreamRoutes,
+            Self::Secret(_) => Kind::Secrets,
+            Self::ConsumerGroup(_) => Kind::ConsumerGroups,
+            Self::Consumer(_) => Kind::Consumers,
+            Self::Credential(_) => Kind::Credentials,
+            Self::PluginMetadata(_) => Kind::PluginMetadata,
         }
     }
 
@@ -129,9 +160,17 @@ impl Object {
             Self::GlobalRule(object) => Some(&object.plugins),
             Self::Route(object) => Some(&object.plugins),
             Self::StreamRoute(object) => Some(&object.plugins),
-            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Module(_) | Self::Proto(_) | Self::Upstream(_) => {
-                None
-            }
+            Self::ConsumerGroup(object) => Some(&object.plugins),
+            Self::Consumer(object) => Some(&object.plugins),
+            Self::Credential(object) => Some(&object.plugins),
+            Self::Listener(_)
+            | Self::FrameFormat(_)
+            | Self::Ssl(_)
+            | Self::Module(_)
+            | Self::Proto(_)
+            | Self::Upstream(_)
+            | Self::Secret(_)
+            | Self::PluginMetadata(_) => None,
         }
     }
 }

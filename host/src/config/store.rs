@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::objects::{
-    FRAME_FORMAT_BUILT_IN, FrameFormat, GlobalRule, Listener, PluginConfig, Proto, Reference, Route, Service,
-    Ssl, StreamRoute, Upstream,
+    Consumer, ConsumerGroup, Credential, FRAME_FORMAT_BUILT_IN, FrameFormat, GlobalRule, Listener,
+    PluginConfig, PluginMetadata, Proto, Reference, Route, Secret, Service, Ssl, StreamRoute, Upstream,
 };
 use super::{Document, Id, KINDS, Kind, Object, Origin, Problem, Problems};
 
@@ -513,6 +513,16 @@ typed! {
     route, Routes, Route, Route;
     /// The stream route in force.
     stream_route, StreamRoutes, StreamRoute, StreamRoute;
+    /// The place of secrets in force.
+    secret, Secrets, Secret, Secret;
+    /// The consumer group in force.
+    consumer_group, ConsumerGroups, ConsumerGroup, ConsumerGroup;
+    /// The consumer in force.
+    consumer, Consumers, Consumer, Consumer;
+    /// The credential in force.
+    credential, Credentials, Credential, Credential;
+    /// The plugin metadata in force.
+    plugin_metadata, PluginMetadata, PluginMetadata, PluginMetadata;
 }
 
 impl std::fmt::Debug for Store {

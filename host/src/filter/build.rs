@@ -25,6 +25,8 @@ pub enum ChainKind {
     Frames,
     /// Raw connections of a stream route.
     Stream,
+    /// Requests of a consumer, beside their route's own.
+    Consumer,
 }
 
 /// An upstream a plugin names.
@@ -79,7 +81,7 @@ impl BuildContext<'_> {
     /// The stage at which filters that decide on single requests or frames run.
     pub(super) fn stage(&self) -> Stage {
         match self.kind {
-            ChainKind::Http | ChainKind::Global => Stage::Request,
+            ChainKind::Http | ChainKind::Global | ChainKind::Consumer => Stage::Request,
             ChainKind::Frames => Stage::Frame,
             ChainKind::Stream => Stage::Connection,
         }

@@ -43,6 +43,7 @@ pub(super) enum Step {
 pub(super) struct Link {
     pub(super) filter: Filter,
     name: Word,
+    priority: i32,
     config: serde_json::Value,
     condition: Option<Expression>,
     error_response: Option<LocalBody>,
@@ -60,12 +61,15 @@ pub struct Chain {
     links: Box<[Link]>,
     /// Places of the filters that run for a request, in order.
     request: Box<[u8]>,
+    /// How many of these belong to the rewrite phase.
+    rewrites: usize,
     response: Box<[u8]>,
     connection: Box<[u8]>,
     frame: Box<[u8]>,
     body: BodyInterest,
     has_conditions: bool,
     sees_batches: bool,
+    needs_consumers: bool,
     /// Its place among the chains of an exchange.
     slot: usize,
 }
@@ -145,7 +149,7 @@ impl Chain {
         let needs_body = links.iter().any(|link| {
             link.filter.needs_body() || link.condition.as_ref().is_some_and(Expression::needs_body)
         });
-        let is_http = matches!(kind, ChainKind::Http | ChainKind::Global);
+        let is_http = matches!(kind, ChainKind::Http | ChainKind::Global | ChainKind::Consumer);
         let only = |is_wanted: bool, phase| if is_wanted { places(phase).collect() } else { Box::default() };
         Self {
             request: if is_http {
@@ -153,6 +157,7 @@ impl Chain {
             } else {
                 Box::default()
             },
+            rewrites: if is_http { places(Phase::Rewrite).count() } else { 0 },
             response: only(is_http, Phase::Response),
             connection: only(!is_http, Phase::Connection),
             sees_batches: kind == ChainKind::Frames
@@ -160,7 +165,12 @@ impl Chain {
             frame: only(kind == ChainKind::Frames, Phase::Frame),
             body: body_interest(&links, needs_body),
             has_conditions: links.iter().any(|link| link.condition.is_some()),
-            slot: usize::from(kind != ChainKind::Global),
+            needs_consumers: links.iter().any(|link| link.filter.needs_consumers()),
+            slot: match kind {
+                ChainKind::Global => 0,
+                ChainKind::Consumer => CONSUMER,
+                _ => ROUTE,
+            },
             links: links.into(),
         }
     }
@@ -169,6 +179,13 @@ impl Chain {
     #[must_use]
     pub fn body_interest(&self) -> BodyInterest {
         self.body
+    }
+
+    /// Whether a filter asks who sends the request; then
+    /// [`Exchange::consumers`] must be there.
+    #[must_use]
+    pub fn needs_consumers(&self) -> bool {
+        self.needs_consumers
     }
 
     /// Whether it looks at frames at all.
@@ -282,6 +299,9 @@ impl Chain {
     /// Whether a filter is left out for this exchange by its `_meta.filter`,
     /// which is looked at once, before the first filter runs.
     fn is_skipped(&self, place: u8, exchange: &mut Exchange) -> bool {
+        if self.slot == ROUTE && exchange.replaced & (1 << place) != 0 {
+            return true;
+        }
         if !self.has_conditions {
             return false;
         }
@@ -304,6 +324,9 @@ impl Chain {
     /// on from after a wait.
     fn run(&self, from: usize, exchange: &mut Exchange) -> Progress {
         for (at, place) in self.request.iter().enumerate().skip(from) {
+            if at == self.rewrites && self.slot == ROUTE && has_chain(exchange) {
+                return Progress::Consumer;
+            }
             if self.is_skipped(*place, exchange) {
                 continue;
             }
@@ -319,8 +342,69 @@ impl Chain {
                 return progress;
             }
         }
+        if from <= self.rewrites
+            && self.rewrites == self.request.len()
+            && self.slot == ROUTE
+            && has_chain(exchange)
+        {
+            return Progress::Consumer;
+        }
         Progress::Done
     }
+
+    /// Runs the filter at one place.
+    async fn run_one(&self, place: u8, exchange: &mut Exchange) -> Progress {
+        if self.is_skipped(place, exchange) {
+            return Progress::Done;
+        }
+        let link = &self.links[usize::from(place)];
+        let step = match &link.filter {
+            Filter::Module(module) => Box::pin(module.request((self.slot, place), exchange)).await,
+            built_in => built_in.request(exchange),
+        };
+        link.progress(step, 0, exchange).unwrap_or(Progress::Done)
+    }
+}
+
+/// The places of chains in an exchange's tables; the global rules' is 0.
+const ROUTE: usize = 1;
+const CONSUMER: usize = 2;
+
+fn has_chain(exchange: &Exchange) -> bool {
+    exchange.consumer.as_ref().is_some_and(|grant| grant.consumer.chain.is_some())
+}
+
+/// Runs a consumer's filters with what is left of its route's: its rewrite
+/// phase first, then both access phases as one, by falling priority. A filter of
+/// the consumer's takes the place of the route's of the same name.
+async fn run_with_consumer(route: &Chain, exchange: &mut Exchange) -> Option<Box<LocalResponse>> {
+    let own = exchange.consumer.as_ref()?.consumer.chain.clone()?;
+    exchange.replaced = route
+        .links
+        .iter()
+        .enumerate()
+        .filter(|(_, link)| own.links.iter().any(|other| other.name == link.name))
+        .fold(0, |bits, (index, _)| bits | 1 << index);
+    let rewrites = own.request[..own.rewrites].iter().map(|place| (&*own, *place));
+    let mut access: Vec<(&Chain, u8)> = own.request[own.rewrites..]
+        .iter()
+        .map(|place| (&*own, *place))
+        .chain(route.request[route.rewrites..].iter().map(|place| (route, *place)))
+        .collect();
+    access.sort_by_key(|(chain, place)| std::cmp::Reverse(chain.links[usize::from(*place)].priority));
+    for (chain, place) in rewrites.chain(access) {
+        match chain.run_one(place, exchange).await {
+            Progress::Done | Progress::Consumer | Progress::Call { .. } => {}
+            Progress::Wait { time, .. } => wait(time, exchange).await,
+            Progress::Respond { time, response } => {
+                if time >= DELAY_MIN {
+                    wait(time, exchange).await;
+                }
+                return Some(response);
+            }
+        }
+    }
+    None
 }
 
 /// As in APISIX, shorter delays are not worth waiting for.
@@ -328,6 +412,8 @@ const DELAY_MIN: Duration = Duration::from_millis(1);
 
 enum Progress {
     Done,
+    /// The rewrite phase is over, and the consumer has filters of its own.
+    Consumer,
     Wait {
         time: Duration,
         next: usize,
@@ -389,7 +475,7 @@ fn build_link(
     };
     let meta = &plugin.meta;
     let stage = match context.kind {
-        ChainKind::Http | ChainKind::Global => Stage::Request,
+        ChainKind::Http | ChainKind::Global | ChainKind::Consumer => Stage::Request,
         _ if filter.phases().contains(&Phase::Connection) => Stage::Connection,
         _ => Stage::Frame,
     };
@@ -448,6 +534,16 @@ fn body_interest(links: &[Link], built_ins_need_it: bool) -> BodyInterest {
     let all = own.into_iter().chain(modules);
     let most = all.reduce(|(max, longer), (other_max, other)| (max.max(other_max), longer.max(other)));
     most.map_or(BodyInterest::None, |(max, longer)| BodyInterest::Buffered { max, longer })
+    let priority = meta.priority.unwrap_or(kind.priority());
+    let link = Link {
+        filter,
+        name: kind.name(),
+        priority,
+        config: plugin.config.clone(),
+        condition,
+        error_response,
+    };
+    Ok((priority, link))
 }
 
 fn shorten(value: &serde_json::Value) -> String {
@@ -501,6 +597,11 @@ impl<'a> Filters<'a> {
             loop {
                 match chain.run(from, exchange) {
                     Progress::Done => break,
+                    // Boxed: most requests have no use for the room it takes.
+                    Progress::Consumer => match Box::pin(run_with_consumer(chain, exchange)).await {
+                        Some(response) => return Verdict::Respond(response),
+                        None => break,
+                    },
                     Progress::Wait { time, next } => {
                         wait(time, exchange).await;
                         from = next;
@@ -514,6 +615,7 @@ impl<'a> Filters<'a> {
                             None | Some(Progress::Done) => from = next,
                             Some(Progress::Respond { response, .. }) => return Verdict::Respond(response),
                             Some(Progress::Wait { next, .. } | Progress::Call { next, .. }) => from = next,
+                            Some(Progress::Consumer) => break,
                         }
                     }
                     Progress::Respond { time, response } => {
@@ -542,7 +644,8 @@ impl<'a> Filters<'a> {
             }
         }
         let mut action = BodyAction::Pass;
-        for chain in self.chains() {
+        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.clone());
+        for chain in self.chains().chain(consumer.as_deref()) {
             for place in &chain.response {
                 if chain.is_skipped(*place, exchange) {
                     continue;
@@ -555,11 +658,11 @@ impl<'a> Filters<'a> {
                 match own {
                     BodyAction::Pass => {}
                     BodyAction::Replace(body) => {
-                        exchange.rewriting = [0; 2];
+                        exchange.rewriting = [0; 3];
                         action = BodyAction::Replace(body);
                     }
                     refused @ BodyAction::Refuse(_) => {
-                        exchange.rewriting = [0; 2];
+                        exchange.rewriting = [0; 3];
                         return refused;
                     }
                     BodyAction::Transform { max, longer, encoded } => {
@@ -580,7 +683,7 @@ impl<'a> Filters<'a> {
                                         BodyAction::Replace(body)
                                     }
                                     Rewritten::Refused(response) => {
-                                        exchange.rewriting = [0; 2];
+                                        exchange.rewriting = [0; 3];
                                         *head = response.head;
                                         return BodyAction::Refuse(response.body);
                                     }
@@ -603,7 +706,8 @@ impl<'a> Filters<'a> {
     #[must_use]
     pub fn transform_body(self, exchange: &mut Exchange, body: Bytes, is_whole: bool) -> Rewritten {
         let mut body = body;
-        for chain in self.chains() {
+        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.as_deref());
+        for chain in self.chains().chain(consumer) {
             for (index, link) in chain.links.iter().enumerate() {
                 if exchange.rewriting[chain.slot] & (1 << index) == 0 {
                     continue;

@@ -16,6 +16,7 @@ use crate::plugin::Visit;
 use crate::rate::ConcurrencySlot;
 use crate::upstream::Upstream;
 
+use super::consumers::{Consumers, Grant};
 use super::module::Seat;
 
 /// The id of a request: 32 hex digits of its own, or what `request-id` says.
@@ -181,15 +182,21 @@ pub struct Exchange {
     pub upstream_time: Option<Duration>,
     /// What filters decided.
     pub notes: SmallVec<[FilterNote; 1]>,
+    /// All consumers, where a chain asks who sends the request.
+    pub consumers: Option<Arc<Consumers>>,
+    /// Who sends the request, once that is known.
+    pub consumer: Option<Grant>,
+    /// The route's filters whose place the consumer's take.
+    pub(super) replaced: u64,
     pub(super) upstream_host: Option<Span>,
     /// Fields set on whatever response follows.
     pub(super) response_fields: Option<Box<Fields>>,
     /// Time spent in delays.
     pub(super) delayed: Duration,
     /// For each chain, the filters whose `_meta.filter` says no.
-    pub(super) skipped: [Option<u64>; 2],
+    pub(super) skipped: [Option<u64>; 3],
     /// For each chain, the response filters that rewrite the body.
-    pub(super) rewriting: [u64; 2],
+    pub(super) rewriting: [u64; 3],
     pub(super) slots: SmallVec<[ConcurrencySlot; 1]>,
     /// Spans of path and query as received.
     original: (Span, Option<Span>),
@@ -224,11 +231,14 @@ impl Exchange {
             visits: SmallVec::new(),
             upstream_time: None,
             notes: SmallVec::new(),
+            consumers: None,
+            consumer: None,
+            replaced: 0,
             upstream_host: None,
             response_fields: None,
             delayed: Duration::ZERO,
-            skipped: [None; 2],
-            rewriting: [0; 2],
+            skipped: [None; 3],
+            rewriting: [0; 3],
             slots: SmallVec::new(),
             original: (path, query),
             original_authority,
@@ -261,6 +271,7 @@ impl Exchange {
             params: Some(&self.params),
             labels: self.labels.as_deref(),
             request_id: self.request_id.get(),
+            consumer: self.consumer.as_ref().map(|grant| &*grant.consumer.name),
             body: self.body.as_deref(),
             ..Subject::of_request(&self.client, self.client_ip, &self.request)
         }

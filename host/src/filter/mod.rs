@@ -10,6 +10,7 @@
 
 mod build;
 mod chain;
+mod consumers;
 mod exchange;
 mod module;
 mod plugins;
@@ -17,6 +18,7 @@ mod verdict;
 
 pub use build::{BuildContext, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
 pub use chain::{Chain, Filters, FrameContext};
+pub use consumers::{Consumer, Consumers, Grant, Proof, is_auth_plugin};
 pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId, Word};
 pub use module::FrameBatch;
 pub use verdict::{

@@ -123,6 +123,8 @@ pub struct Subject<'a> {
     pub labels: Option<&'a RouteLabels>,
     /// The request's id; empty until it has one.
     pub request_id: &'a str,
+    /// The consumer that sends the request, once that is known.
+    pub consumer: Option<&'a str>,
     /// The request's body, where a filter asked for it.
     pub body: Option<&'a [u8]>,
     /// The response, once its head is there.
@@ -150,6 +152,7 @@ impl<'a> Subject<'a> {
             params: None,
             labels: None,
             request_id: "",
+            consumer: None,
             body: None,
             response: None,
             upstream: None,

@@ -323,8 +323,7 @@ impl Variable {
             Self::RouteName => filled(&subject.labels?.route_name),
             Self::ServiceId => filled(&subject.labels?.service_id),
             Self::ServiceName => filled(&subject.labels?.service_name),
-            // Consumers come with authentication; until then nobody is one.
-            Self::ConsumerName => None,
+            Self::ConsumerName => subject.consumer.and_then(filled),
             Self::PostArg(name) => find_post_arg(request?, subject.body?, name.as_bytes()),
             Self::Tls(part) => read_tls(*part, subject),
             Self::Frame(FramePart::Role(role)) => subject.frame?.role(*role).map(number),

@@ -389,6 +389,10 @@ fn find_route(journey: &mut Journey) -> Arc<crate::filter::Chain> {
         exchange.labels = Some(Arc::clone(&found.value.labels));
         exchange.params = found.params;
     }
+    let asks = |chain: &crate::filter::Chain| chain.needs_consumers();
+    if asks(&snapshot.global) || journey.route.as_ref().is_some_and(|route| asks(&route.chain)) {
+        exchange.consumers = Some(Arc::clone(&snapshot.consumers));
+    }
     Arc::clone(&snapshot.global)
 }
 

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::config::objects::{self, Plugins};
-use crate::config::{Change, Id, Key, Kind, Object, Problem, Store};
+use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
 use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
 use crate::frame::FrameFormat;
-use crate::message::{RouteLabels, Transcode};
+use crate::message::RouteLabels;
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::{self, Metrics};
 use crate::plugin::{Gap, Modules};
@@ -23,7 +23,9 @@ use crate::upstream::{Environment, Timeouts, Upstream};
 
 use super::bridge::{Bridge, bridge_identity, part_plugins};
 use super::check::{build_format, route_match};
+use super::consumers::{self, Directory};
 use super::mentions::Mentions;
+use super::secrets::{has_reference, resolve};
 use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
 use super::upstreams::{Around, UpstreamChanges, Upstreams};
 use super::{Route, Snapshot, shown};
@@ -38,6 +40,9 @@ pub struct Builder {
     upstreams: Upstreams,
     mentions: Mentions,
     formats: HashMap<Id, Arc<FrameFormat>>,
+    directory: Directory,
+    /// Consumers and credentials that show what others do.
+    doubles: BTreeSet<Key>,
     failed: BTreeMap<Key, Failure>,
 }
 
@@ -95,6 +100,8 @@ impl Builder {
             upstreams: Upstreams::new(environment),
             mentions: Mentions::default(),
             formats: HashMap::new(),
+            directory: Directory::default(),
+            doubles: BTreeSet::new(),
             failed: BTreeMap::new(),
         }
     }
@@ -133,7 +140,23 @@ impl Builder {
         let key = (Kind::Modules, id.clone());
         self.module(store, &key);
         let dirty = module_users(store, &key);
-        self.build(store, dirty, Vec::new())
+        self.build(store, dirty, Vec::new(), Vec::new())
+    }
+
+    /// What stands against a consumer or credential beside what the store knows:
+    /// references that lead nowhere, and what others show already.
+    #[must_use]
+    pub fn faults_of(&self, store: &Store, object: &Object) -> Vec<Problem> {
+        let key = (object.kind(), object.id().clone());
+        match object {
+            Object::Consumer(consumer) => {
+                consumers::faults(store, &self.current.consumers, &key, &consumer.plugins)
+            }
+            Object::Credential(credential) => {
+                consumers::faults(store, &self.current.consumers, &key, &credential.plugins)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Builds what `changes` touch. They come from the same batch of `store`.
@@ -141,6 +164,7 @@ impl Builder {
         let mut warnings = Vec::new();
         let mut dirty: BTreeSet<Key> = BTreeSet::new();
         let mut protos = Vec::new();
+        let mut people: BTreeSet<Key> = BTreeSet::new();
         for change in changes {
             let key = (change.kind, change.id.clone());
             if change.new.is_none() {
@@ -178,16 +202,31 @@ impl Builder {
                     dirty.extend(users(store, &key));
                     protos.push(key);
                 }
+                Kind::Consumers | Kind::ConsumerGroups | Kind::Credentials => {
+                    people.extend(consumers::concerned(store, &key));
+                }
+                Kind::Secrets => {
+                    people.extend(consumers::concerned(store, &key));
+                    dirty.extend(with_references(store));
+                }
+                Kind::PluginMetadata => {}
                 Kind::Listeners => {
                     self.listener(change);
                     dirty.extend(users(store, &key));
                 }
             }
         }
-        self.build(store, dirty, warnings)
+        self.people(store, &people);
+        self.build(store, dirty, protos, warnings)
     }
 
-    fn build(&mut self, store: &Store, dirty: BTreeSet<Key>, warnings: Vec<(Key, String)>) -> Built {
+    fn build(
+        &mut self,
+        store: &Store,
+        dirty: BTreeSet<Key>,
+        mut protos: Vec<Key>,
+        warnings: Vec<(Key, String)>,
+    ) -> Built {
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
             self.global_rules(store);
         }
@@ -208,6 +247,29 @@ impl Builder {
         self.current.revision += 1;
         let upstreams = self.upstreams.take_changes();
         Built { snapshot: Arc::new(self.current.clone()), upstreams, rebuilt, warnings }
+    }
+
+    /// Builds consumers and credentials, and the table of them all.
+    fn people(&mut self, store: &Store, dirty: &BTreeSet<Key>) {
+        if dirty.is_empty() {
+            return;
+        }
+        let mut directory = std::mem::take(&mut self.directory);
+        let outcomes = directory.update(store, dirty, &mut |key, plugins, before| {
+            self.chain(store, key, ChainKind::Consumer, plugins, &[], before)
+        });
+        let (table, doubles) = directory.table();
+        self.directory = directory;
+        let now = doubles.iter().map(|(key, _)| key.clone()).collect();
+        for key in std::mem::replace(&mut self.doubles, now) {
+            if !self.doubles.contains(&key) {
+                self.failed.remove(&key);
+            }
+        }
+        self.current.consumers = Arc::new(table);
+        for (key, outcome) in outcomes.into_iter().chain(doubles) {
+            self.note(&key, outcome);
+        }
     }
 
     /// Has everything that refers to `key`, a certificate or frame format, built
@@ -279,6 +341,7 @@ impl Builder {
             Kind::FrameFormats => self.formats.contains_key(id),
             // Told of only where routes go on with the definition before.
             Kind::Protos => true,
+            Kind::Consumers | Kind::Credentials => self.directory.holds(key),
             _ => false,
         }
     }
@@ -451,7 +514,14 @@ impl Builder {
         let groups = &self.groups;
         let context =
             BuildContext { kind, upstream: &upstream, module: &module, groups, https_port, frame_fields };
-        Chain::build(plugins, &context, previous)
+        if !plugins.values().any(|plugin| has_reference(&plugin.config)) {
+            return Chain::build(plugins, &context, previous);
+        }
+        let mut resolved = plugins.clone();
+        for (name, plugin) in &mut resolved {
+            plugin.config = resolve(store, &format!("plugins.{name}"), &plugin.config)?;
+        }
+        Chain::build(&resolved, &context, previous)
     }
 
     /// The port clients reach HTTPS at: that of the first TLS listener for HTTP.
@@ -585,7 +655,7 @@ impl Builder {
             .enable_websocket
             .or_else(|| service.as_ref().and_then(|service| service.enable_websocket))
             .unwrap_or(false);
-        let transcoder: Option<Arc<dyn Transcode>> = None;
+        let transcoder = chain.transcoder();
         let labels = Arc::new(labels);
         let bridge = match upstream.as_ref().filter(|_| speaks_frames) {
             None => None,
@@ -801,6 +871,29 @@ fn with_protos(store: &Store, plugins: &mut Plugins) {
             fields.insert("protos".to_owned(), content);
         }
     }
+}
+
+/// Routes, stream routes and global rules whose plugins, or those of what they
+/// name, refer to secrets.
+fn with_references(store: &Store) -> BTreeSet<Key> {
+    let mut found = BTreeSet::new();
+    for kind in KINDS {
+        for object in store.live_of(kind) {
+            let refers = |plugins: &Plugins| plugins.values().any(|plugin| has_reference(&plugin.config));
+            if !object.plugins().is_some_and(refers) {
+                continue;
+            }
+            let key = (kind, object.id().clone());
+            match kind {
+                Kind::Routes | Kind::StreamRoutes | Kind::GlobalRules => {
+                    found.insert(key);
+                }
+                Kind::Services | Kind::PluginConfigs => found.extend(users(store, &key)),
+                _ => {}
+            }
+        }
+    }
+    found
 }
 
 /// Routes and stream routes that name an object, directly, by a service or by

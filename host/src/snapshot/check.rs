@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use crate::config::objects::{self, Plugins};
 use crate::config::{Id, Object, Problem, Problems};
-use crate::filter::{BuildContext, Chain, ChainKind, Groups, UpstreamSource};
+use crate::filter::{
+    BuildContext, Chain, ChainKind, Groups, Proof, UpstreamSource, built_in_plugins, is_auth_plugin,
+};
 use crate::frame::{FormatSpec, FrameFormat};
 use crate::net::tls::{Entry, Sessions};
 use crate::route::{RouteFields, RouteMatch};
 use crate::upstream::{Environment, References, Upstream};
 
 use super::bridge::part_plugins;
+use super::secrets::has_reference;
 use super::stream::TlvSettings;
 
 /// Builds objects to see whether they can be, and throws away what it built.
@@ -62,7 +65,13 @@ impl Checker {
             }
             // A component is looked at by the node that runs it; what stands in
             // a proto is known to the plugins that name it.
-            Object::Listener(_) | Object::Module(_) | Object::Proto(_) => Ok(()),
+            Object::Listener(_) | Object::Module(_) | Object::Proto(_) | Object::Secret(_) => Ok(()),
+            Object::Consumer(consumer) => self.people(&consumer.plugins),
+            Object::Credential(credential) => {
+                credential_only(&credential.plugins).and_then(|()| self.people(&credential.plugins))
+            }
+            Object::ConsumerGroup(group) => self.people(&group.plugins),
+            Object::PluginMetadata(metadata) => plugin_metadata(metadata),
         };
         for problem in found.err().into_iter().flatten() {
             problems.add_problem(problem);
@@ -133,6 +142,20 @@ impl Checker {
         }
     }
 
+    /// Plugins of consumers: what they show, and what runs for them.
+    fn people(&self, plugins: &Plugins) -> Result<(), Vec<Problem>> {
+        let (shown, run): (Plugins, Plugins) =
+            plugins.clone().into_iter().partition(|(name, _)| is_auth_plugin(name));
+        let mut problems = self.chain(ChainKind::Consumer, &run, &[]).err().unwrap_or_default();
+        for (name, plugin) in &shown {
+            // What a reference names is known when it is built for good.
+            if !has_reference(&plugin.config) {
+                problems.extend(Proof::parse(name, &plugin.config).err());
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     fn chain(&self, kind: ChainKind, plugins: &Plugins, frame_fields: &[&str]) -> Result<(), Vec<Problem>> {
         let upstream = |source: UpstreamSource<'_>| {
             if let UpstreamSource::Inline { object, .. } = source {
@@ -152,7 +175,38 @@ impl Checker {
             https_port: 443,
             frame_fields,
         };
-        Chain::build(plugins, &context, None).map(|_| ())
+        let mut plugins = plugins.clone();
+        // What a reference names is known when it is built for good.
+        let is_known = |name: &str| built_in_plugins().any(|(known, _)| known == name);
+        plugins.retain(|name, plugin| !(is_known(name) && has_reference(&plugin.config)));
+        Chain::build(&plugins, &context, None).map(|_| ())
+    }
+}
+
+/// A credential holds what a consumer shows and nothing else.
+fn credential_only(plugins: &Plugins) -> Result<(), Vec<Problem>> {
+    let other = plugins.keys().filter(|name| !is_auth_plugin(name));
+    let problems: Vec<Problem> = other
+        .map(|name| Problem {
+            field: format!("plugins.{name}"),
+            message: "only supports auth type plugins in consumer credential".to_owned(),
+            value: None,
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// The built-in plugins take nothing from their metadata.
+fn plugin_metadata(metadata: &objects::PluginMetadata) -> Result<(), Vec<Problem>> {
+    let problem = |field: &str, message: &str| {
+        Err(vec![Problem { field: field.to_owned(), message: message.to_owned(), value: None }])
+    };
+    if !built_in_plugins().any(|(name, _)| name == metadata.id.as_str()) {
+        return problem("id", "invalid plugin name");
+    }
+    match metadata.fields.keys().next() {
+        Some(field) => problem(field, "is not a field of this plugin's metadata; it has none"),
+        None => Ok(()),
     }
 }
 

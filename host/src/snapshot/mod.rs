@@ -9,7 +9,9 @@
 mod bridge;
 mod build;
 mod check;
+mod consumers;
 mod mentions;
+mod secrets;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 
 use crate::config::objects::{self, OnChange};
 use crate::config::{Id, Problem};
-use crate::filter::Chain;
+use crate::filter::{Chain, Consumers};
 use crate::message::{RouteLabels, Transcode};
 use crate::net::tls::Certificates;
 use crate::observe::RouteMetrics;
@@ -46,6 +48,8 @@ pub struct Snapshot {
     pub bridged: Arc<BridgedRoutes>,
     /// The chain of all global rules.
     pub global: Arc<Chain>,
+    /// Who sends requests, by what they show.
+    pub consumers: Arc<Consumers>,
     /// The listeners that are to be open.
     pub listeners: Arc<BTreeMap<Id, Arc<objects::Listener>>>,
     /// The certificates shown to clients.

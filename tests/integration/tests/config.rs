@@ -330,7 +330,7 @@ fn check_names_file_object_field_and_value() {
         ("routes/r.yaml\nuri: /a\nupstream_id: u\nvars: [[arg_a, nope, 1]]\n", &["vars", "nope"]),
         ("routes/r.yaml\nuri: /a\nplugins: {limit-count: {count: 0}}\n", &["limit-count", "count"]),
         ("listeners/l.yaml\nbind: nowhere\n", &["listeners/l", "bind", "nowhere"]),
-        ("secrets/s.yaml\nuri: /a\n", &["secrets"]),
+        ("xrpc_protocols/s.yaml\nuri: /a\n", &["xrpc_protocols"]),
         (
             "all.yaml\nroutes:\n  - uri: /a\n    upstream_id: u\n    timeout: {connect: soon, send: 1, read: 1}\n",
             &["all.yaml", "arr_1", "timeout.connect", "soon"],

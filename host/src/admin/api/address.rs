@@ -26,6 +26,8 @@ pub(super) enum Target {
 pub(super) struct Place {
     pub(super) kind: Kind,
     pub(super) id: Option<Id>,
+    /// What the ids of a list begin with: a consumer's credentials.
+    pub(super) within: Option<String>,
     /// Names of fields, from the outermost on.
     pub(super) fields: Vec<String>,
 }
@@ -46,14 +48,36 @@ impl Target {
                 kind_of(&format!("{kind}s")).map_err(|_| fault)
             })?)),
             ["plugins", ..] => Ok(Self::Plugins(segments[1..].to_vec())),
-            [kind] => Ok(Self::Objects(Place { kind: kind_of(kind)?, id: None, fields: Vec::new() })),
+            ["consumers", consumer, "credentials"] => {
+                let consumer = id_of(Kind::Consumers, consumer)?;
+                let within = Some(format!("{consumer}."));
+                Ok(Self::Objects(Place { kind: Kind::Credentials, id: None, within, fields: Vec::new() }))
+            }
+            ["consumers", consumer, "credentials", id, ..] => {
+                let id = id_of(Kind::Credentials, &format!("{consumer}.{id}"))?;
+                Ok(Self::Objects(Place::of(Kind::Credentials, id, &segments[4..])))
+            }
+            ["secrets", manager, id, ..] => {
+                let id = id_of(Kind::Secrets, &format!("{manager}.{id}"))?;
+                Ok(Self::Objects(Place::of(Kind::Secrets, id, &segments[3..])))
+            }
+            [kind] => {
+                let kind = kind_of(kind)?;
+                Ok(Self::Objects(Place { kind, id: None, within: None, fields: Vec::new() }))
+            }
             [kind, id, ..] => {
                 let kind = kind_of(kind)?;
                 let id = id_of(kind, id)?;
-                Ok(Self::Objects(Place { kind, id: Some(id), fields: segments[2..].to_vec() }))
+                Ok(Self::Objects(Place::of(kind, id, &segments[2..])))
             }
             [] => Err(nowhere()),
         }
+    }
+}
+
+impl Place {
+    fn of(kind: Kind, id: Id, fields: &[String]) -> Self {
+        Self { kind, id: Some(id), within: None, fields: fields.to_vec() }
     }
 }
 
@@ -85,9 +109,24 @@ pub(super) fn singular(kind: Kind) -> String {
     words.strip_suffix('s').unwrap_or(&words).to_owned()
 }
 
+/// An id as answers show it: a credential's without its consumer, a secret's
+/// with its manager as `manager/id`.
+pub(super) fn shown_id(kind: Kind, id: &Id) -> String {
+    match (kind, id.split_once('.')) {
+        (Kind::Credentials, Some((_, own))) => own.to_owned(),
+        (Kind::Secrets, Some((manager, own))) => format!("{manager}/{own}"),
+        _ => id.as_str().to_owned(),
+    }
+}
+
 /// The key of an object, as APISIX shows it.
 pub(super) fn key(kind: Kind, id: &Id) -> String {
-    format!("/apisix/{kind}/{id}")
+    match (kind, id.split_once('.')) {
+        (Kind::Credentials, Some((consumer, own))) => {
+            format!("/apisix/consumers/{consumer}/credentials/{own}")
+        }
+        _ => format!("/apisix/{kind}/{}", shown_id(kind, id)),
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +150,11 @@ mod tests {
         let (_, id, fields) = objects("/apisix/admin/upstreams/u/nodes/127.0.0.1%3A80");
         assert_eq!((id.as_deref(), fields), (Some("u"), vec!["nodes".to_owned(), "127.0.0.1:80".to_owned()]));
         assert_eq!(Target::parse("/apisix/admin/schema/validate/routes"), Ok(Target::Validate(Kind::Routes)));
+        let (kind, id, fields) = objects("/apisix/admin/consumers/jack/credentials/one");
+        assert_eq!((kind, id.as_deref(), fields.len()), (Kind::Credentials, Some("jack.one"), 0));
+        let id = Id::new("jack.one").unwrap();
+        assert_eq!(key(kind, &id), "/apisix/consumers/jack/credentials/one");
+        assert_eq!(objects("/apisix/admin/secrets/file/run").1.as_deref(), Some("file.run"));
         assert_eq!(Target::parse("/apisix/admin/schema/route"), Ok(Target::Schema(Kind::Routes)));
     }
 

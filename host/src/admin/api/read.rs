@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::access::{Caller, Role};
-use super::address::{Place, key};
+use super::address::{Place, key, shown_id};
 use super::desk::{Held, held};
 use super::fault::{Answer, Fault};
 use super::{AdminSite, Response};
@@ -21,7 +21,7 @@ impl AdminSite {
     pub(super) fn read(&self, caller: &Caller, place: &Place, request: &Request) -> Answer {
         match &place.id {
             Some(id) => self.one(caller, place.kind, id, &place.fields),
-            None => self.list(caller, place.kind, request),
+            None => self.list(caller, place, request),
         }
     }
 
@@ -39,12 +39,13 @@ impl AdminSite {
         Ok(answer(200, caller, &held, why.as_deref()))
     }
 
-    fn list(&self, caller: &Caller, kind: Kind, request: &Request) -> Answer {
+    fn list(&self, caller: &Caller, place: &Place, request: &Request) -> Answer {
+        let (kind, within) = (place.kind, place.within.clone().unwrap_or_default());
         let page = Page::of(request)?;
         let filter = Filter::of(request);
         let all = self.desk.ask(move |store, _| {
-            let documents = store.documents(kind);
-            let all = documents.into_iter().map(|document| Held {
+            let documents = store.documents(kind).into_iter();
+            let all = documents.filter(|document| document.id.starts_with(&within)).map(|document| Held {
                 document: document.clone(),
                 indexes: store.indexes(kind, &document.id),
             });
@@ -77,7 +78,7 @@ fn shown(caller: &Caller, held: &Held) -> Value {
     let document = &held.document;
     let mut value = document.value.clone();
     if let Value::Object(fields) = &mut value {
-        fields.insert("id".to_owned(), json!(document.id.as_str()));
+        fields.insert("id".to_owned(), json!(shown_id(document.kind, &document.id)));
         if document.kind == Kind::Ssls {
             // As APISIX: private keys go in and never come out.
             fields.shift_remove("key");

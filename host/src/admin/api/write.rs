@@ -7,14 +7,17 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use super::access::Caller;
-use super::address::{Place, id_of, key, singular};
+use super::address::{Place, id_of, key, shown_id, singular};
 use super::desk::Held;
 use super::fault::{Answer, Fault};
 use super::read::{answer, failure};
 use super::{AdminSite, Response, defaults, patch};
 use crate::admin::exchange::Request;
 use crate::config::source::Expect;
-use crate::config::{Document, DocumentChange, Format, Id, Kind, Object, Origin, Trial, parse_value};
+use crate::config::{
+    Document, DocumentChange, Format, Id, Kind, Object, Origin, Problem, Store, parse_value,
+};
+use crate::snapshot::Builder;
 
 /// How often a patch begins again because the object was changed meanwhile.
 const PATCHES_MAX: usize = 4;
@@ -135,7 +138,11 @@ impl AdminSite {
         let fields = object(request)?;
         let id = match fields.get("id").or_else(|| fields.get("username")) {
             Some(value) => id_in_body(kind, value)?,
-            None => id_of(kind, "validated")?,
+            None => match kind {
+                Kind::Credentials => id_of(kind, "consumer.validated")?,
+                Kind::Secrets => id_of(kind, "file.validated")?,
+                _ => id_of(kind, "validated")?,
+            },
         };
         let document = document(kind, &id, Value::Object(fields));
         let problems = self.desk.ask(move |store, _| store.faults_of(&document))?;
@@ -148,8 +155,12 @@ impl AdminSite {
     /// Checks an object with all it names.
     fn check(&self, kind: Kind, id: &Id, value: &Value) -> Result<(), Fault> {
         let change = DocumentChange::Put(Arc::new(document(kind, id, value.clone())));
-        let trial: Trial = self.desk.ask(move |store, _| store.try_changes(&[change]))?;
-        let problems: Vec<_> = trial.problems.into_iter().map(|(_, problem)| problem).collect();
+        let problems = self.desk.ask(move |store, builder| {
+            let trial = store.try_changes(std::slice::from_ref(&change));
+            let mut problems: Vec<_> = trial.problems.into_iter().map(|(_, problem)| problem).collect();
+            problems.extend(faults_beyond(store, builder, &change));
+            problems
+        })?;
         if problems.is_empty() { Ok(()) } else { Err(Fault::invalid("invalid configuration", &problems)) }
     }
 
@@ -204,6 +215,13 @@ impl AdminSite {
     }
 }
 
+/// What the builder alone knows to be wrong.
+pub(super) fn faults_beyond(store: &Store, builder: &Builder, change: &DocumentChange) -> Vec<Problem> {
+    let DocumentChange::Put(document) = change else { return Vec::new() };
+    let object = Object::parse(document.kind, &document.id, &document.value);
+    object.map_or_else(|_| Vec::new(), |object| builder.faults_of(store, &object))
+}
+
 /// Who says when an object was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
@@ -242,7 +260,17 @@ fn document(kind: Kind, id: &Id, value: Value) -> Document {
 
 /// The id in path or body; both must be the same.
 fn wanted_id(kind: Kind, by_path: Option<Id>, fields: &Map<String, Value>) -> Result<Id, Fault> {
-    let by_body = fields.get("id").filter(|id| !id.is_null()).map(|id| id_in_body(kind, id)).transpose()?;
+    let given = match kind {
+        // A consumer's id is its name.
+        Kind::Consumers => fields.get("username").or_else(|| fields.get("id")),
+        _ => fields.get("id").filter(|id| !id.is_null()),
+    };
+    if let (Some(path), Some(Value::String(text))) = (&by_path, given)
+        && *text == shown_id(kind, path)
+    {
+        return Ok(path.clone());
+    }
+    let by_body = given.map(|id| id_in_body(kind, id)).transpose()?;
     match (by_path, by_body) {
         (Some(path), Some(body)) if path != body => Err(Fault::bad(format!("wrong {} id", singular(kind)))),
         (Some(id), _) | (None, Some(id)) => Ok(id),

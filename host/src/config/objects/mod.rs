@@ -8,6 +8,7 @@
 //! object can be told from a changed one.
 
 mod checks;
+mod consumer;
 mod fields;
 mod frame_format;
 mod listener;
@@ -19,6 +20,7 @@ mod proto;
 mod route;
 mod route_protocol;
 mod rules;
+mod secret;
 mod service;
 mod ssl;
 mod stream_route;
@@ -33,6 +35,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use checks::*;
+pub use consumer::{Consumer, ConsumerGroup, Credential};
 pub use fields::fields;
 pub use frame_format::*;
 pub use listener::*;
@@ -44,6 +47,7 @@ pub use proto::{PROTO_CONTENT_MAX, Proto, proto_id};
 pub use route::*;
 pub use route_protocol::*;
 pub use rules::{GlobalRule, PluginConfig};
+pub use secret::{PluginMetadata, Secret};
 pub use service::Service;
 pub use ssl::*;
 pub use stream_route::*;

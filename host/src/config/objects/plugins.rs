@@ -15,9 +15,12 @@ pub const PLUGINS_MAX: usize = 64;
 
 /// The plugins that are part of the program; any other name is that of a module.
 pub const BUILT_IN_PLUGINS: &[&str] = &[
+    "basic-auth",
     "cors",
     "fault-injection",
     "ip-restriction",
+    "jwt-auth",
+    "key-auth",
     "limit-conn",
     "limit-count",
     "limit-req",

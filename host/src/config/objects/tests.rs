@@ -381,6 +381,10 @@ fn every_object_survives_being_written_and_read() {
             Kind::Modules,
             "versions: [{version: '1', digest: 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'}]\nlimits: {memory_max: 1MiB, deadline: 20ms}\ngrants: {kv: [a]}\nconfig: {a: 1}\n",
         ),
+            Kind::Consumers,
+            "username: x\ngroup_id: g\nlabels: {custom_id: x}\nplugins: {key-auth: {key: k}}\n",
+        ),
+        (Kind::ConsumerGroups, "plugins: {a: {x: 1}}\n"),
         (Kind::StreamRoutes, "server_port: 5\nupstream_id: 7\nprotocol: {name: tlv, conf: {replay: [1]}}\n"),
     ];
     for (kind, text) in texts {
@@ -398,6 +402,11 @@ fn every_object_survives_being_written_and_read() {
             Any::FrameFormat(object) => serde_json::to_value(&**object),
             Any::Ssl(object) => serde_json::to_value(&**object),
             Any::Module(object) => serde_json::to_value(&**object),
+            Any::Secret(object) => serde_json::to_value(&**object),
+            Any::ConsumerGroup(object) => serde_json::to_value(&**object),
+            Any::Consumer(object) => serde_json::to_value(&**object),
+            Any::Credential(object) => serde_json::to_value(&**object),
+            Any::PluginMetadata(object) => serde_json::to_value(&**object),
         };
         let second = Any::parse(kind, &id(), &written.unwrap());
         assert_eq!(second.as_ref(), Ok(&first), "{kind} {text}");

@@ -58,7 +58,7 @@ impl LimitConn {
         }
         let keys_max = keys_max(fields.keys_max)?;
         let stage = match context.kind {
-            ChainKind::Http | ChainKind::Global => Stage::Request,
+            ChainKind::Http | ChainKind::Global | ChainKind::Consumer => Stage::Request,
             ChainKind::Frames | ChainKind::Stream => Stage::Connection,
         };
         let key = LimitKey::parse("key", &fields.key, fields.key_type, stage, context)?;

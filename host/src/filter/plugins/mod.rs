@@ -1,10 +1,14 @@
 //! The built-in plugins: names, priorities, phases.
 
+mod auth;
+mod basic_auth;
 mod cors;
 mod fault_injection;
 mod headers;
 mod ip_restriction;
+mod jwt_auth;
 mod key;
+mod key_auth;
 mod limit_conn;
 mod limit_count;
 mod limit_req;
@@ -106,6 +110,9 @@ plugins! {
     Mocking = "mocking", 10900, mocking::Mocking, [Access];
     Cors = "cors", 4000, cors::Cors, [Rewrite, Response];
     IpRestriction = "ip-restriction", 3000, ip_restriction::IpRestriction, [Access, Connection];
+    BasicAuth = "basic-auth", 2520, basic_auth::BasicAuth, [Rewrite];
+    JwtAuth = "jwt-auth", 2510, jwt_auth::JwtAuth, [Rewrite];
+    KeyAuth = "key-auth", 2500, key_auth::KeyAuth, [Rewrite];
     ProxyRewrite = "proxy-rewrite", 1008, proxy_rewrite::ProxyRewrite, [Rewrite];
     LimitConn = "limit-conn", 1003, limit_conn::LimitConn, [Access, Connection];
     LimitCount = "limit-count", 1002, limit_count::LimitCount, [Access, Frame];
@@ -129,7 +136,7 @@ pub(super) fn kind(name: &str, chain: ChainKind) -> Built<Kind> {
     let found = KINDS.iter().copied().find(|kind| kind.name() == name);
     let kind = found.ok_or_else(|| FieldError::new("", "unknown plugin"))?;
     let (phases, place): (&[Phase], _) = match chain {
-        ChainKind::Http | ChainKind::Global => return Ok(kind),
+        ChainKind::Http | ChainKind::Global | ChainKind::Consumer => return Ok(kind),
         ChainKind::Frames => (&[Phase::Connection, Phase::Frame], "stream routes"),
         ChainKind::Stream => (&[Phase::Connection], "stream routes without frames"),
     };
@@ -140,6 +147,11 @@ pub(super) fn kind(name: &str, chain: ChainKind) -> Built<Kind> {
 }
 
 impl Filter {
+    /// Whether it asks who sends the request.
+    pub(super) fn needs_consumers(&self) -> bool {
+        matches!(self, Self::BasicAuth(_) | Self::JwtAuth(_) | Self::KeyAuth(_))
+    }
+
     /// Whether it reads variables of the request's body.
     pub(super) fn needs_body(&self) -> bool {
         match self {
@@ -165,6 +177,9 @@ impl Filter {
             Self::Cors(own) => own.request(exchange),
             Self::IpRestriction(own) => own.request(exchange),
             Self::ProxyRewrite(own) => own.request(exchange),
+            Self::BasicAuth(own) => own.request(exchange),
+            Self::JwtAuth(own) => own.request(exchange),
+            Self::KeyAuth(own) => own.request(exchange),
             Self::LimitConn(own) => own.request(exchange),
             Self::LimitCount(own) => own.request(exchange),
             Self::LimitReq(own) => own.request(exchange),
