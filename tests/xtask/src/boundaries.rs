@@ -14,6 +14,7 @@ use syn::visit::{self, Visit};
 /// path below `host/src`.
 const BORDERS: &[(&str, &[&str])] = &[
     ("clap", &["app/", "main.rs"]),
+    ("comfy_table", &["admin/", "app/"]),
     ("etcd_client", &["config/source/"]),
     ("h2", &["net/http2/"]),
     ("hickory_resolver", &["upstream/"]),
@@ -30,6 +31,8 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net/", "upstream/"]),
     ("ureq", &["admin/", "app/"]),
     ("wasmtime", &["plugin/"]),
+    ("wit_component", &["app/plugin/"]),
+    ("wit_parser", &["app/plugin/"]),
     ("x509_parser", &["net/tls/"]),
 ];
 
