@@ -32,6 +32,9 @@ pub enum Command {
     },
     /// Show lines, nodes, modules and what is quarantined
     Status(Status),
+    /// Write, build and look at plugins
+    #[command(subcommand)]
+    Plugin(super::plugin::cli::Plugin),
     /// Make a fleet key: 32 random bytes in hex, for `fleet_key` of the boot file
     Keygen,
 }

@@ -8,6 +8,7 @@ pub mod cli;
 mod keygen;
 mod limits;
 mod manager;
+pub mod plugin;
 mod run;
 pub mod status;
 mod worker;
@@ -23,6 +24,7 @@ pub fn main() -> ExitCode {
         cli::Command::Run(flags) => run::run(&flags),
         cli::Command::Check { paths } => check::run(&paths),
         cli::Command::Status(flags) => status::run(&flags),
+        cli::Command::Plugin(command) => plugin::run(&command),
         cli::Command::Keygen => keygen::run(),
     }
 }

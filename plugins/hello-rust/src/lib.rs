@@ -63,7 +63,9 @@ mod tests {
     fn requests_are_greeted() {
         let host = Host::install();
         let mut plugin = Tester::<Hello>::new(r#"{"greeting": "good day"}"#).expect("a good configuration");
-        let Outcome::Forwarded(request) = plugin.request(&Request::new("GET", "/").field("x-hello", "forged")) else {
+        let Outcome::Forwarded(request) =
+            plugin.request(&Request::new("GET", "/").field("x-hello", "forged"))
+        else {
             panic!("the request goes on");
         };
         assert_eq!(request.get("x-hello").as_deref(), Some("good day"));
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn a_bad_configuration_is_named() {
-        let error = |config: &str| Tester::<Hello>::new(config).err().expect("a bad configuration").to_string();
+        let error =
+            |config: &str| Tester::<Hello>::new(config).err().expect("a bad configuration").to_string();
         assert_eq!(error(r#"{"answer": "hello"}"#), r#"answer: "hello": a path begins with /"#);
         assert!(error(r#"{"greeting": 5}"#).starts_with("greeting: 5: "));
     }

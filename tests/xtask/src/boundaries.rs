@@ -14,7 +14,7 @@ use syn::visit::{self, Visit};
 /// path below `host/src`.
 const BORDERS: &[(&str, &[&str])] = &[
     ("clap", &["app/", "main.rs"]),
-    ("comfy_table", &["admin/"]),
+    ("comfy_table", &["admin/", "app/"]),
     ("etcd_client", &["config/source/"]),
     ("futures_util", &["proxy/im/"]),
     ("h2", &["net/http2/"]),
@@ -34,6 +34,8 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("ureq", &["admin/", "app/"]),
     ("wasmtime", &["plugin/"]),
     ("wasmtime_wasi", &["plugin/"]),
+    ("wit_component", &["app/plugin/"]),
+    ("wit_parser", &["app/plugin/"]),
     ("x509_parser", &["net/tls/"]),
 ];
 

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::setup::{self, Needs};
 use crate::shell::{cargo, command, root, run};
-use crate::{boundaries, floors, fuzz, licences};
+use crate::{boundaries, floors, fuzz, licences, plugins};
 
 /// The plugins we ship, a workspace of their own.
 const PLUGINS: &str = "plugins/Cargo.toml";
@@ -14,6 +14,7 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     setup::run(Needs::Test)?;
     sources()?;
     build()?;
+    plugins::build()?;
     // The programs the tests start are built above; a test builds nothing.
     run(cargo(&["test", "--workspace", "--no-fail-fast"]))?;
     run(cargo(&["test", "--workspace", "--no-fail-fast", "--manifest-path", PLUGINS]))?;
@@ -30,6 +31,7 @@ pub(crate) fn everything(long: bool) -> Result<()> {
 pub(crate) fn tests_named(filter: &str) -> Result<()> {
     setup::run(Needs::Test)?;
     build()?;
+    plugins::build()?;
     run(cargo(&["test", "--workspace", "--no-fail-fast", "--", filter]))
 }
 
@@ -40,8 +42,7 @@ pub(crate) fn sources() -> Result<()> {
     floors::check(&root())?;
     licences::check()?;
     run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
-    let format = ["fmt", "--manifest-path", PLUGINS, "--package", "waf", "--package", "sluice-waf"];
-    run(cargo(&[&format[..], &["--", "--check"]].concat()))?;
+    run(cargo(&["fmt", "--all", "--manifest-path", PLUGINS, "--", "--check"]))?;
     let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--manifest-path", PLUGINS];
     run(cargo(&[&lints[..], &["--", "--deny", "warnings"]].concat()))
 }

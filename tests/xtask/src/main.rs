@@ -11,6 +11,7 @@ mod demo;
 mod floors;
 mod fuzz;
 mod licences;
+mod plugins;
 mod setup;
 mod shell;
 
@@ -41,6 +42,8 @@ enum Task {
     Ci,
     /// Run the checks of the sources alone: format, borders, dependency floors, lints
     Check,
+    /// Build the plugins whose sources changed, and run their own tests
+    Plugins,
     /// Set up, build, start everything and print a page of commands to try
     Demo {
         /// Run the commands of the page, say whether each shows what it should, and end
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Test { filter: Some(filter), .. } => check::tests_named(&filter),
         Task::Ci => check::everything(false),
         Task::Check => check::sources(),
+        Task::Plugins => setup::run(setup::Needs::Test).and_then(|()| plugins::all()),
         Task::Demo { check } => demo::run(check),
         Task::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
         Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),

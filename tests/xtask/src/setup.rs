@@ -72,6 +72,21 @@ const PACKAGES: &[Package] = &[
     package("python3", Sign::Program("python3"), "runs clients made for APISIX against the Admin API"),
     package("python3-pip", Sign::Program("pip3"), "brings those clients"),
     package("procps", Sign::Program("ps"), "reads the memory of the processes tests look at"),
+    package("rustc-web", Sign::File("/usr/bin/rustc"), "compiles plugins for WebAssembly"),
+    package("cargo-web", Sign::File("/usr/bin/cargo"), "the cargo of that compiler"),
+    package(
+        "rust-web-src",
+        Sign::File("/usr/lib/rustlib/src/rust/library/std/Cargo.toml"),
+        "std for plugins, built from these sources",
+    ),
+    package("lld", Sign::Program("wasm-ld"), "links plugins"),
+    package("nodejs", Sign::Program("node"), "makes components of JavaScript"),
+    package("npm", Sign::Program("npm"), "brings the libraries for that"),
+    package(
+        "python3-venv",
+        Sign::File("/usr/lib/python3.11/ensurepip/__main__.py"),
+        "makes components of Python",
+    ),
     for_bench("wrk", Sign::Program("wrk"), "makes HTTP/1.1 load in benchmarks"),
     for_bench("nghttp2-client", Sign::Program("h2load"), "makes HTTP/2 load in benchmarks"),
 ];

@@ -1,0 +1,30 @@
+//! `sluice plugin`: what authors of plugins use, without a gateway.
+//!
+//! `new` writes a plugin to begin with, `build` makes a component of sources,
+//! `inspect` tells what is in one. Each command is one file here.
+
+mod build;
+pub mod cli;
+mod describe;
+mod inspect;
+mod new;
+mod tools;
+
+use std::process::ExitCode;
+
+/// Runs the command; prints its error on one line for each cause.
+#[must_use]
+pub(super) fn run(command: &cli::Plugin) -> ExitCode {
+    let result = match command {
+        cli::Plugin::New(flags) => new::run(flags),
+        cli::Plugin::Build(flags) => build::run(flags),
+        cli::Plugin::Inspect(flags) => inspect::run(flags),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Builds the plugins of `plugins/`, each only when its sources changed, and runs
+//! their own tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+use crate::shell::{self, cargo, command, root};
+
+/// What says that a folder is a plugin.
+const MANIFESTS: [&str; 3] = ["Cargo.toml", "package.json", "pyproject.toml"];
+/// What all plugins are made of as well.
+const SHARED: [&str; 3] = ["guest-sdk/src", "plugins/Cargo.lock", "wit"];
+
+/// Builds the host's program, all plugins, and tests them.
+pub(crate) fn all() -> Result<()> {
+    shell::run(cargo(&["build", "--workspace", "--bins"]))?;
+    build()?;
+    shell::run(cargo(&["test", "--manifest-path", "plugins/Cargo.toml", "--workspace", "--quiet"]))
+}
+
+/// Builds the plugins whose sources changed, into `target/plugins`. The host's
+/// program is there.
+pub(crate) fn build() -> Result<()> {
+    let target = root().join(crate::check::target_folder());
+    let sluice = target.join("debug/sluice");
+    for folder in folders()? {
+        let name = folder.file_name().context("a plugin's folder has a name")?.to_string_lossy().into_owned();
+        let component = target.join("plugins").join(format!("{name}.wasm"));
+        if is_fresh(&component, &folder)? {
+            continue;
+        }
+        let path = format!("plugins/{name}");
+        let arguments = ["plugin", "build", &path, "--out", &component.to_string_lossy()];
+        let mut build = command(&sluice.to_string_lossy(), &arguments);
+        // Tools of other registries stay within the project; plugins have their
+        // own target folder whatever the host's is.
+        build.env("SLUICE_TOOLS", target.join("guest-tools")).env_remove("CARGO_TARGET_DIR");
+        shell::run(build)?;
+    }
+    Ok(())
+}
+
+/// Folders of plugins, in order.
+fn folders() -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(root().join("plugins")).context("cannot read plugins/")?;
+    let mut folders: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| MANIFESTS.iter().any(|manifest| path.join(manifest).is_file()))
+        .collect();
+    folders.sort();
+    Ok(folders)
+}
+
+/// Whether the component is newer than everything it is made of.
+fn is_fresh(component: &Path, folder: &Path) -> Result<bool> {
+    let Ok(built) = fs::metadata(component).and_then(|metadata| metadata.modified()) else {
+        return Ok(false);
+    };
+    let shared = SHARED.iter().map(|path| root().join(path));
+    for path in std::iter::once(folder.to_owned()).chain(shared) {
+        if newest(&path)? > built {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// When the newest file below a path was written; what builds leave does not count.
+fn newest(path: &Path) -> Result<SystemTime> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    let files = walkdir::WalkDir::new(path).into_iter().filter_entry(|entry| entry.file_name() != "target");
+    for entry in files.flatten().filter(|entry| entry.file_type().is_file()) {
+        newest = newest.max(entry.metadata()?.modified()?);
+    }
+    Ok(newest)
+}
