@@ -129,26 +129,30 @@ fn debian_packages(needs: Needs) -> Result<()> {
 
 /// Packages of the Python registry, each with all it needs, in a folder of the
 /// project's own: name of the folder, exact requirements.
-const PYTHON: &[(&str, &[&str])] = &[(
-    "apisix-client",
-    &[
-        "apisix-client==1.0.3",
-        "anyio==4.16.0",
-        "attrs==24.3.0",
-        "cattrs==24.1.3",
-        "certifi==2026.10.19.post1",
-        "h11==0.16.0",
-        "httpcore==1.0.9",
-        "httpx==0.28.1",
-        "idna==3.20",
-        "jsonschema==4.26.0",
-        "jsonschema-specifications==2025.9.1",
-        "pyhumps==3.8.0",
-        "referencing==0.37.0",
-        "rpds-py==2026.9.1",
-        "typing-extensions==4.16.0",
-    ],
-)];
+const PYTHON: &[(&str, &[&str])] = &[
+    // The reference the transcoder is compared with.
+    ("protobuf", &["protobuf==6.33.6"]),
+    (
+        "apisix-client",
+        &[
+            "apisix-client==1.0.3",
+            "anyio==4.16.0",
+            "attrs==24.3.0",
+            "cattrs==24.1.3",
+            "certifi==2026.10.19.post1",
+            "h11==0.16.0",
+            "httpcore==1.0.9",
+            "httpx==0.28.1",
+            "idna==3.20",
+            "jsonschema==4.26.0",
+            "jsonschema-specifications==2025.9.1",
+            "pyhumps==3.8.0",
+            "referencing==0.37.0",
+            "rpds-py==2026.9.1",
+            "typing-extensions==4.16.0",
+        ],
+    ),
+];
 
 /// Brings the Python packages that are missing, or of which others are wanted,
 /// into `target/python`.
