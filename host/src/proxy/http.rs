@@ -53,6 +53,8 @@ pub struct HttpSettings {
     pub limits: Limits,
     /// Silence between two requests.
     pub idle_timeout: Duration,
+    /// Whether WebSockets may come as streams of HTTP/2.
+    pub websocket_over_http2: bool,
     /// Hops whose address headers are believed.
     pub trusted: IpSet,
     /// How TLS is spoken, where it ends here.
@@ -82,6 +84,7 @@ impl HttpSettings {
         Self {
             listener: listener.id.as_str().into(),
             idle_timeout: object.idle_timeout(),
+            websocket_over_http2: object.websocket_over_http2,
             trusted: IpSet::of(&object.trusted),
             tls: listener.tls.clone(),
             limits,
