@@ -534,16 +534,6 @@ fn body_interest(links: &[Link], built_ins_need_it: bool) -> BodyInterest {
     let all = own.into_iter().chain(modules);
     let most = all.reduce(|(max, longer), (other_max, other)| (max.max(other_max), longer.max(other)));
     most.map_or(BodyInterest::None, |(max, longer)| BodyInterest::Buffered { max, longer })
-    let priority = meta.priority.unwrap_or(kind.priority());
-    let link = Link {
-        filter,
-        name: kind.name(),
-        priority,
-        config: plugin.config.clone(),
-        condition,
-        error_response,
-    };
-    Ok((priority, link))
 }
 
 fn shorten(value: &serde_json::Value) -> String {

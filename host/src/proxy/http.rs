@@ -56,6 +56,8 @@ pub struct HttpSettings {
     pub idle_timeout: Duration,
     /// The listener itself, for sessions that outlive their requests.
     pub source: Arc<Listener>,
+    /// Whether WebSockets may come as streams of HTTP/2.
+    pub websocket_over_http2: bool,
     /// Hops whose address headers are believed.
     pub trusted: IpSet,
     /// How TLS is spoken, where it ends here.
@@ -86,6 +88,7 @@ impl HttpSettings {
             listener: listener.id.as_str().into(),
             source: Arc::clone(listener),
             idle_timeout: object.idle_timeout(),
+            websocket_over_http2: object.websocket_over_http2,
             trusted: IpSet::of(&object.trusted),
             tls: listener.tls.clone(),
             limits,

@@ -137,6 +137,7 @@ fn limits(settings: &HttpSettings) -> ServerLimits {
         streams_max: settings.limits.streams,
         header_bytes_max: u32::try_from(settings.limits.header_bytes).unwrap_or(u32::MAX),
         header_count_max: settings.limits.header_count,
+        extended_connect: settings.websocket_over_http2,
         handshake_timeout: settings.limits.header_timeout,
         ..ServerLimits::default()
     }

@@ -1,7 +1,7 @@
 //! TLV peers that break the rules: each is told, closed in time with a counted
 //! reason, and costs next to nothing.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -285,18 +285,23 @@ fn sequence_numbers_are_the_clients_own_affair() {
     }
 }
 
-/// Writes as much as the peer takes until it takes nothing for a while.
-fn flood(stream: &TcpStream, bytes: &[u8], bytes_max: usize) -> usize {
+/// Writes `bytes` over and over, in whole rounds, until `goes_on` says no after a
+/// write that found no room for a while, or the connection has ended. Counts
+/// on from `sent`; says whether the connection ended.
+fn flood(stream: &TcpStream, bytes: &[u8], sent: &mut usize, goes_on: impl Fn() -> bool) -> bool {
     let mut stream = stream;
     stream.set_write_timeout(Some(Duration::from_millis(500))).expect("the time is not zero");
-    let mut sent = 0;
-    while sent < bytes_max {
-        match stream.write(bytes) {
-            Ok(0) | Err(_) => break,
-            Ok(count) => sent += count,
+    loop {
+        match stream.write(&bytes[*sent % bytes.len()..]) {
+            Ok(count) => *sent += count,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if !goes_on() {
+                    return false;
+                }
+            }
+            Err(_) => return true,
         }
     }
-    sent
 }
 
 #[test]
@@ -308,14 +313,27 @@ fn floods_and_readers_that_never_read_cost_less_than_a_mebibyte_each() {
     let before = sluice.observe().resident_bytes();
     let chunk: Vec<u8> = (0..8).flat_map(|at| frame(command::SEND, at, 7, &[b'x'; 8000])).collect();
     let peers: Vec<Raw> = (0..PEERS).map(|_| sluice.connect("im")).collect();
-    std::thread::scope(|scope| {
-        for raw in &peers {
-            let chunk = &chunk;
-            scope.spawn(move || flood(raw.socket(), chunk, 64 << 20));
-        }
-    });
+    let mut sent = vec![0; peers.len()];
+    let all = |sent: &mut Vec<usize>, goes_on: &(dyn Fn() -> bool + Sync)| {
+        std::thread::scope(|scope| {
+            let floods = peers.iter().zip(sent).map(|(raw, sent)| {
+                let chunk = &chunk;
+                scope.spawn(move || flood(raw.socket(), chunk, sent, goes_on))
+            });
+            let floods: Vec<_> = floods.collect();
+            floods.into_iter().map(|flood| flood.join().expect("it does not panic")).collect::<Vec<bool>>()
+        })
+    };
+    all(&mut sent, &|| false);
     let grown = sluice.observe().resident_bytes().saturating_sub(before);
     assert!(grown < PEERS * MIB, "{} KiB for {PEERS} floods that read nothing", grown / 1024);
+    assert_served(&sluice);
+    // One pause may only have been the machine's. Whoever goes on, the sockets'
+    // buffers full on both sides, is closed for not reading.
+    let started = Instant::now();
+    let ended = all(&mut sent, &|| started.elapsed() < sluice_harness::DEADLINE);
+    assert!(ended.iter().all(|ended| *ended), "{ended:?}, {sent:?} bytes");
+    closes_for(&sluice, "client_stalled", PEERS as u32);
     assert_served(&sluice);
 }
 

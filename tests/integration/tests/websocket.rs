@@ -22,7 +22,7 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\
 
 fn gateway(node: String, limits: Value) -> Sluice {
     Sluice::builder()
-        .listener("edge", json!({"limits": limits}))
+        .listener("edge", json!({"limits": limits, "websocket_over_http2": true}))
         .put("routes", "ws", json!({"uri": "/ws", "enable_websocket": true, "upstream_id": "origin"}))
         .put("routes", "plain", json!({"uri": "/plain", "upstream_id": "origin"}))
         .put(

@@ -89,6 +89,12 @@ pub struct Listener {
     /// Whether `//` in a path is one `/` for the rule and the upstream alike. Default true.
     #[serde(default = "super::yes")]
     pub merge_slashes: bool,
+    /// Ours: whether clients may open WebSockets as streams of HTTP/2 (RFC 8441).
+    /// Browsers that are offered it stop opening connections of their own for
+    /// them. Only routes to upstreams that speak HTTP take such streams. Default
+    /// false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub websocket_over_http2: bool,
     /// For `tlv`: the frame format of stream routes that name none. Default `im20`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_format: Option<Id>,

@@ -381,6 +381,7 @@ fn every_object_survives_being_written_and_read() {
             Kind::Modules,
             "versions: [{version: '1', digest: 'sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855'}]\nlimits: {memory_max: 1MiB, deadline: 20ms}\ngrants: {kv: [a]}\nconfig: {a: 1}\n",
         ),
+        (
             Kind::Consumers,
             "username: x\ngroup_id: g\nlabels: {custom_id: x}\nplugins: {key-auth: {key: k}}\n",
         ),

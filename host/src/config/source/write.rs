@@ -84,7 +84,9 @@ fn plan(tree: &mut Tree, write: &Write) -> Result<Step, WriteError> {
         return Err(WriteError::Conflict(kind, id.clone()));
     }
     let new = match &write.value {
-        None if old.is_none() && !has_bytes(kind, &path) => return Err(WriteError::NotFound(kind, id.clone())),
+        None if old.is_none() && !has_bytes(kind, &path) => {
+            return Err(WriteError::NotFound(kind, id.clone()));
+        }
         None => None,
         Some(value) => Some(text_of(value, Format::of(&path).unwrap_or(Format::Json)).into_bytes()),
     };

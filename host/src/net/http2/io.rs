@@ -66,6 +66,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         if let Poll::Ready(Ok(())) = result {
             let this = &mut *self;
             if let Err(flood) = this.meter.received(&buffer.filled()[before..], Instant::now()) {
+                if flood == Flood::NoSettings {
+                    // Not HTTP/2: there is nobody to say GOAWAY to.
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, flood)));
+                }
                 this.noticed.0.set(Some(flood));
                 buffer.set_filled(before);
                 context.waker().wake_by_ref();

@@ -71,6 +71,10 @@ pub enum Flood {
     Continuation,
     /// DATA frames that carry nothing.
     EmptyData,
+    /// No flood, but a frame whose length its type forbids (RFC 9113 §4.2).
+    FrameSize,
+    /// No flood, but a connection that does not begin with SETTINGS (§3.4).
+    NoSettings,
 }
 
 impl std::fmt::Display for Flood {
@@ -92,6 +96,8 @@ impl Flood {
             Self::Window => "h2_window_flood",
             Self::Continuation => "h2_continuation_flood",
             Self::EmptyData => "h2_empty_data_flood",
+            Self::FrameSize => "h2_frame_size",
+            Self::NoSettings => "h2_no_settings",
         }
     }
 }
@@ -113,6 +119,8 @@ pub struct Meter {
     sent_bytes: u64,
     continuation_frames: u32,
     header_block_bytes: u32,
+    /// The first frame has come, and was SETTINGS.
+    has_begun: bool,
 }
 
 impl Meter {
@@ -132,6 +140,7 @@ impl Meter {
             sent_bytes: 0,
             continuation_frames: 0,
             header_block_bytes: 0,
+            has_begun: false,
             limits,
         }
     }
@@ -153,7 +162,7 @@ impl Meter {
     /// Counts the frames in `bytes`, the next ones of the connection.
     ///
     /// # Errors
-    /// The flood that used its budget up.
+    /// The flood that used its budget up, or what is wrong with a frame's head.
     pub fn received(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Flood> {
         self.refill(now);
         while !bytes.is_empty() {
@@ -179,6 +188,20 @@ impl Meter {
         let length = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]);
         let (kind, flags) = (self.head[3], self.head[4]);
         self.skip = length as usize;
+        if !self.has_begun && (kind, flags & 0x1) != (0x4, 0) {
+            return Err(Flood::NoSettings);
+        }
+        self.has_begun = true;
+        let is_sound = match kind {
+            0x3 | 0x8 => length == 4,
+            0x4 if flags & 0x1 == 0 => length.is_multiple_of(6),
+            0x4 => length == 0,
+            0x6 => length == 8,
+            _ => true,
+        };
+        if !is_sound {
+            return Err(Flood::FrameSize);
+        }
         match kind {
             0x0 if length == 0 && flags & 0x1 == 0 => spend(&mut self.empty_data, Flood::EmptyData),
             0x0 => Ok(()),
@@ -247,6 +270,7 @@ mod tests {
     fn meter(now: Instant) -> Meter {
         let mut meter = Meter::new(MeterLimits::default(), now);
         meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", now).unwrap();
+        meter.received(&frame(0x4, 0, 0), now).unwrap();
         meter
     }
 
@@ -282,8 +306,23 @@ mod tests {
             let mut meter = meter(now);
             meter.received(&bytes[..cut], now).unwrap();
             meter.received(&bytes[cut..], now).unwrap();
-            assert_eq!(meter.control, 198.0, "cut at {cut}");
+            assert_eq!(meter.control, 197.0, "cut at {cut}");
             assert_eq!((meter.skip, meter.head_len), (0, 0));
+        }
+    }
+
+    #[test]
+    fn heads_that_no_sound_peer_sends_are_noticed() {
+        let now = Instant::now();
+        for (kind, flags, payload) in
+            [(0x3, 0, 3), (0x3, 0, 5), (0x4, 0, 7), (0x4, 1, 6), (0x6, 0, 7), (0x8, 0, 0)]
+        {
+            let found = meter(now).received(&frame(kind, flags, payload), now);
+            assert_eq!(found, Err(Flood::FrameSize), "{kind:#x} of {payload} bytes");
+        }
+        for (kind, flags) in [(0x6, 0), (0x1, 4), (0x4, 1)] {
+            let found = Meter::for_client(MeterLimits::default(), now).received(&frame(kind, flags, 8), now);
+            assert_eq!(found, Err(Flood::NoSettings), "{kind:#x}");
         }
     }
 

@@ -34,6 +34,8 @@ pub struct ServerLimits {
     pub connection_window_bytes: u32,
     /// Bytes of one stream's response that may wait here.
     pub send_buffer_bytes: usize,
+    /// Whether extended CONNECT (RFC 8441) is offered.
+    pub extended_connect: bool,
     /// How long preface and settings may take.
     pub handshake_timeout: Duration,
     /// Budgets of frames that cost the peer nothing.
@@ -49,6 +51,7 @@ impl Default for ServerLimits {
             stream_window_bytes: 256 * 1024,
             connection_window_bytes: 1024 * 1024,
             send_buffer_bytes: 64 * 1024,
+            extended_connect: false,
             handshake_timeout: Duration::from_secs(10),
             meter: MeterLimits::default(),
         }
@@ -134,8 +137,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
             .initial_window_size(limits.stream_window_bytes)
             .initial_connection_window_size(limits.connection_window_bytes)
             .max_send_buffer_size(limits.send_buffer_bytes)
-            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-            .enable_connect_protocol();
+            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX));
+        if limits.extended_connect {
+            builder.enable_connect_protocol();
+        }
         let inner = tokio::time::timeout(limits.handshake_timeout, builder.handshake(io))
             .await
             .map_err(|_| ConnectionError::HandshakeTimeout)?
@@ -154,7 +159,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ServerConnection<S> {
                 && let Some(flood) = self.noticed.take()
             {
                 self.ending = Some(flood);
-                self.inner.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                self.inner.abrupt_shutdown(match flood {
+                    Flood::FrameSize => Reason::FRAME_SIZE_ERROR,
+                    _ => Reason::ENHANCE_YOUR_CALM,
+                });
             }
             let accepted = self.inner.poll_accept(context);
             if let Some(flood) = self.ending {
