@@ -74,7 +74,7 @@ routes:
   - id: bad id
   - 7
 upstreams: {}
-protos: []
+consumers: []
 nonsense: []
 services:
   - id: 5
@@ -94,9 +94,9 @@ services:
              positive integer (\"bad id\")",
             "apisix.yaml:7:5: routes[3]: must be an object with fields",
             "apisix.yaml: upstreams: must be a list of objects",
-            "apisix.yaml: protos: objects of kind \"protos\" are not supported by this build yet",
-            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, upstreams, \
-             services, plugin_configs, global_rules, routes, stream_routes",
+            "apisix.yaml: consumers: objects of kind \"consumers\" are not supported by this build yet",
+            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, protos, \
+             upstreams, services, plugin_configs, global_rules, routes, stream_routes",
         ]
     );
 }

@@ -13,6 +13,8 @@ pub enum Kind {
     FrameFormats,
     /// Certificates by server name.
     Ssls,
+    /// Protobuf definitions.
+    Protos,
     /// Where requests and connections go.
     Upstreams,
     /// What several routes have in common.
@@ -28,10 +30,11 @@ pub enum Kind {
 }
 
 /// Every kind, what is referred to before what refers to it.
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 10] = [
     Kind::Listeners,
     Kind::FrameFormats,
     Kind::Ssls,
+    Kind::Protos,
     Kind::Upstreams,
     Kind::Services,
     Kind::PluginConfigs,
@@ -41,10 +44,9 @@ pub const KINDS: [Kind; 9] = [
 ];
 
 /// Kinds that exist in APISIX or in our design and that this build refuses by name.
-const NOT_YET: [&str; 10] = [
+const NOT_YET: [&str; 9] = [
     "modules",
     "trust_keys",
-    "protos",
     "consumers",
     "consumer_groups",
     "credentials",
@@ -76,6 +78,7 @@ impl Kind {
             Self::Listeners => "listeners",
             Self::FrameFormats => "frame_formats",
             Self::Ssls => "ssls",
+            Self::Protos => "protos",
             Self::Upstreams => "upstreams",
             Self::Services => "services",
             Self::PluginConfigs => "plugin_configs",

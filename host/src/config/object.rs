@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::objects::{
-    self, FrameFormat, GlobalRule, Listener, Object as _, PluginConfig, Plugins, Reference, Route, Service,
-    Ssl, StreamRoute, Upstream,
+    self, FrameFormat, GlobalRule, Listener, Object as _, PluginConfig, Plugins, Proto, Reference, Route,
+    Service, Ssl, StreamRoute, Upstream,
 };
 use super::{Id, Kind, ObjectError};
 
@@ -19,6 +19,8 @@ pub enum Object {
     FrameFormat(Arc<FrameFormat>),
     /// Of `ssls`.
     Ssl(Arc<Ssl>),
+    /// Of `protos`.
+    Proto(Arc<Proto>),
     /// Of `upstreams`.
     Upstream(Arc<Upstream>),
     /// Of `services`.
@@ -40,6 +42,7 @@ macro_rules! with_object {
             Object::Listener($object) => $result,
             Object::FrameFormat($object) => $result,
             Object::Ssl($object) => $result,
+            Object::Proto($object) => $result,
             Object::Upstream($object) => $result,
             Object::Service($object) => $result,
             Object::PluginConfig($object) => $result,
@@ -60,6 +63,7 @@ impl Object {
             Kind::Listeners => Self::Listener(Arc::new(objects::parse(id, value)?)),
             Kind::FrameFormats => Self::FrameFormat(Arc::new(objects::parse(id, value)?)),
             Kind::Ssls => Self::Ssl(Arc::new(objects::parse(id, value)?)),
+            Kind::Protos => Self::Proto(Arc::new(objects::parse(id, value)?)),
             Kind::Upstreams => Self::Upstream(Arc::new(objects::parse(id, value)?)),
             Kind::Services => Self::Service(Arc::new(objects::parse(id, value)?)),
             Kind::PluginConfigs => Self::PluginConfig(Arc::new(objects::parse(id, value)?)),
@@ -75,6 +79,7 @@ impl Object {
             Kind::Listeners => objects::fields::<Listener>(),
             Kind::FrameFormats => objects::fields::<FrameFormat>(),
             Kind::Ssls => objects::fields::<Ssl>(),
+            Kind::Protos => objects::fields::<Proto>(),
             Kind::Upstreams => objects::fields::<Upstream>(),
             Kind::Services => objects::fields::<Service>(),
             Kind::PluginConfigs => objects::fields::<PluginConfig>(),
@@ -90,6 +95,7 @@ impl Object {
             Self::Listener(_) => Kind::Listeners,
             Self::FrameFormat(_) => Kind::FrameFormats,
             Self::Ssl(_) => Kind::Ssls,
+            Self::Proto(_) => Kind::Protos,
             Self::Upstream(_) => Kind::Upstreams,
             Self::Service(_) => Kind::Services,
             Self::PluginConfig(_) => Kind::PluginConfigs,
@@ -117,7 +123,9 @@ impl Object {
             Self::GlobalRule(object) => Some(&object.plugins),
             Self::Route(object) => Some(&object.plugins),
             Self::StreamRoute(object) => Some(&object.plugins),
-            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Upstream(_) => None,
+            Self::Listener(_) | Self::FrameFormat(_) | Self::Ssl(_) | Self::Proto(_) | Self::Upstream(_) => {
+                None
+            }
         }
     }
 }

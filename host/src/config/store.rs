@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::objects::{
-    FRAME_FORMAT_BUILT_IN, FrameFormat, GlobalRule, Listener, PluginConfig, Reference, Route, Service, Ssl,
-    StreamRoute, Upstream,
+    FRAME_FORMAT_BUILT_IN, FrameFormat, GlobalRule, Listener, PluginConfig, Proto, Reference, Route, Service,
+    Ssl, StreamRoute, Upstream,
 };
 use super::{Document, Id, KINDS, Kind, Object, Origin, Problem, Problems};
 
@@ -476,6 +476,8 @@ typed! {
     frame_format, FrameFormats, FrameFormat, FrameFormat;
     /// The certificate in force.
     ssl, Ssls, Ssl, Ssl;
+    /// The proto in force.
+    proto, Protos, Proto, Proto;
     /// The upstream in force.
     upstream, Upstreams, Upstream, Upstream;
     /// The service in force.

@@ -100,6 +100,7 @@ impl Builder {
     pub fn apply(&mut self, store: &Store, changes: &[Change]) -> Built {
         let mut warnings = Vec::new();
         let mut dirty: BTreeSet<Key> = BTreeSet::new();
+        let mut protos = Vec::new();
         for change in changes {
             let key = (change.kind, change.id.clone());
             if change.new.is_none() {
@@ -125,6 +126,10 @@ impl Builder {
                     dirty.extend(users(store, &key));
                 }
                 Kind::PluginConfigs => dirty.extend(users(store, &key)),
+                Kind::Protos => {
+                    dirty.extend(users(store, &key));
+                    protos.push(key);
+                }
                 Kind::Listeners => {
                     self.listener(change);
                     dirty.extend(users(store, &key));
@@ -141,6 +146,11 @@ impl Builder {
                 Kind::StreamRoutes => self.stream_route(store, key),
                 _ => {}
             }
+        }
+        // One that was at fault may be so no longer, now that its users changed.
+        protos.extend(self.failed.keys().filter(|key| key.0 == Kind::Protos).cloned());
+        for key in protos {
+            self.judge_proto(store, key);
         }
         self.current.revision += 1;
         let upstreams = self.upstreams.take_changes();
@@ -165,6 +175,23 @@ impl Builder {
             }
         }
         dirty
+    }
+
+    /// A proto that its users cannot be built with is told as what is at
+    /// fault: it was they that worked before.
+    fn judge_proto(&mut self, store: &Store, key: Key) {
+        let problems: Vec<Problem> = users(store, &key)
+            .iter()
+            .filter_map(|user| Some((user, self.failed.get(user).filter(|failure| failure.last_good)?)))
+            .flat_map(|(user, failure)| {
+                failure.problems.iter().map(move |problem| Problem {
+                    field: format!("{}/{}: {}", user.0, user.1, problem.field),
+                    ..problem.clone()
+                })
+            })
+            .collect();
+        let is_there = store.proto(&key.1).is_some();
+        self.note(&key, if problems.is_empty() || !is_there { Ok(()) } else { Err(problems) });
     }
 
     /// Notes how building an object went.
@@ -195,6 +222,8 @@ impl Builder {
             Kind::Upstreams => self.upstreams.get(id).is_some(),
             Kind::Ssls => self.current.certificates.entry(id).is_some(),
             Kind::FrameFormats => self.formats.contains_key(id),
+            // Told of only where routes go on with the definition before.
+            Kind::Protos => true,
             _ => false,
         }
     }
@@ -285,6 +314,7 @@ impl Builder {
                 }
             }
         }
+        with_protos(store, &mut merged);
         // All rules are one chain; it is known to dependency tracking by one key.
         let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
         let previous = Arc::clone(&self.current.global);
@@ -370,11 +400,12 @@ impl Builder {
         let service = object.service_id.as_ref().and_then(|id| store.service(id)).cloned();
         let plugin_config = object.plugin_config_id.as_ref().and_then(|id| store.plugin_config(id)).cloned();
         let (rule, patterns) = route_match(object, service.as_deref())?;
-        let plugins = merge(
+        let mut plugins = merge(
             service.as_ref().map(|service| &service.plugins),
             plugin_config.as_ref().map(|config| &config.plugins),
             Some(&object.plugins),
         );
+        with_protos(store, &mut plugins);
         let upstream = self.resolve_upstream(
             store,
             key,
@@ -490,7 +521,9 @@ impl Builder {
         )?;
         let listener = object.listener.as_ref().and_then(|id| store.listener(id)).cloned();
         let flow = self.stream_flow(object, listener.as_deref(), upstream.as_deref())?;
-        let plugins = merge(service.as_ref().map(|service| &service.plugins), None, Some(&object.plugins));
+        let mut plugins =
+            merge(service.as_ref().map(|service| &service.plugins), None, Some(&object.plugins));
+        with_protos(store, &mut plugins);
         let (kind, fields) = match &flow {
             StreamFlow::Tcp => (ChainKind::Stream, Vec::new()),
             StreamFlow::Tlv(settings) => (ChainKind::Frames, settings.format.field_names().collect()),
@@ -570,12 +603,25 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
     }
 }
 
-/// Routes and stream routes that name an object, directly or by a service.
+/// Plugins that name a proto get its content beside its id, as
+/// `"protos": {"<id>": "<content>"}`: a module reads no store.
+fn with_protos(store: &Store, plugins: &mut Plugins) {
+    for plugin in plugins.values_mut() {
+        let Some(proto) = objects::proto_id(&plugin.config).and_then(|id| store.proto(&id)) else { continue };
+        if let Some(fields) = plugin.config.as_object_mut() {
+            let content = serde_json::json!({ proto.id.as_str(): proto.content });
+            fields.insert("protos".to_owned(), content);
+        }
+    }
+}
+
+/// Routes and stream routes that name an object, directly, by a service or by
+/// a plugin config; and global rules.
 fn users(store: &Store, key: &Key) -> BTreeSet<Key> {
     let mut users = BTreeSet::new();
     for referrer in store.referrers(key.0, &key.1) {
-        if referrer.0 == Kind::Services {
-            users.extend(store.referrers(Kind::Services, &referrer.1));
+        if matches!(referrer.0, Kind::Services | Kind::PluginConfigs) {
+            users.extend(store.referrers(referrer.0, &referrer.1));
         } else {
             users.insert(referrer);
         }

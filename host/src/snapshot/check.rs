@@ -59,7 +59,8 @@ impl Checker {
             Object::StreamRoute(route) => {
                 both(self.inline("upstream", route.upstream.as_deref()), self.stream(route))
             }
-            Object::Listener(_) => Ok(()),
+            // What stands in a proto is known to the plugins that name it.
+            Object::Listener(_) | Object::Proto(_) => Ok(()),
         };
         for problem in found.err().into_iter().flatten() {
             problems.add_problem(problem);

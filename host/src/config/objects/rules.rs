@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Labels, Object, Plugins, object_basics, plugins, validate_description};
+use super::{Labels, Object, Plugins, Reference, object_basics, plugins, validate_description};
 use crate::config::{Id, Kind, Problems};
 
 /// Plugins that run for every request, before the route's own.
@@ -38,6 +38,10 @@ impl Object for GlobalRule {
         validate_description(self.name.as_ref(), self.desc.as_ref(), &self.labels, problems);
         plugins::validate(&self.plugins, problems);
     }
+
+    fn references(&self) -> Vec<Reference> {
+        super::proto::proto_references(&self.plugins).collect()
+    }
 }
 
 /// Plugins that routes take over by `plugin_config_id`; the route's own win.
@@ -72,5 +76,9 @@ impl Object for PluginConfig {
     fn validate(&self, problems: &mut Problems) {
         validate_description(self.name.as_ref(), self.desc.as_ref(), &self.labels, problems);
         plugins::validate(&self.plugins, problems);
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        super::proto::proto_references(&self.plugins).collect()
     }
 }

@@ -72,6 +72,7 @@ impl Object for Service {
         if let Some(upstream) = &self.upstream {
             all.extend(upstream.references_under("upstream"));
         }
+        all.extend(super::proto::proto_references(&self.plugins));
         all
     }
 }

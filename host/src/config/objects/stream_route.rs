@@ -323,6 +323,7 @@ impl Object for StreamRoute {
         if let Some(upstream) = &self.upstream {
             all.extend(upstream.references_under("upstream"));
         }
+        all.extend(super::proto::proto_references(&self.plugins));
         all
     }
 }

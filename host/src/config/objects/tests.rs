@@ -384,6 +384,7 @@ fn every_object_survives_being_written_and_read() {
         let first = Any::parse(kind, &id(), &value).unwrap();
         let written = match &first {
             Any::Listener(object) => serde_json::to_value(&**object),
+            Any::Proto(object) => serde_json::to_value(&**object),
             Any::Upstream(object) => serde_json::to_value(&**object),
             Any::Service(object) => serde_json::to_value(&**object),
             Any::PluginConfig(object) => serde_json::to_value(&**object),
@@ -445,6 +446,7 @@ fn every_field_is_documented() {
         (Kind::Listeners, json!({"tls": wrong})),
         (Kind::Listeners, json!({"proxy_protocol": wrong})),
         (Kind::Listeners, json!({"limits": wrong})),
+        (Kind::Protos, wrong.clone()),
         (Kind::FrameFormats, wrong.clone()),
         (Kind::FrameFormats, json!({"header": [wrong]})),
         (Kind::FrameFormats, json!({"roles": wrong})),
