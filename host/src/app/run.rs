@@ -145,6 +145,7 @@ impl Main {
             metrics,
             node,
             trace: boot.trace.origin().map_err(anyhow::Error::msg)?,
+            im: Default::default(),
             environment: Arc::clone(&environment),
         });
         let directory = boot.store.directory.clone().unwrap_or_else(|| "conf".into());

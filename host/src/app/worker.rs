@@ -177,6 +177,7 @@ async fn serve(
         }
     });
     let watcher = tokio::task::spawn_local(proxy::tlv::watch(Rc::clone(&worker)));
+    let sessions = tokio::task::spawn_local(proxy::im::serve_sessions(Rc::clone(&worker)));
     while let Some(order) = orders.recv().await {
         match order {
             Order::Change(change) => {
@@ -193,4 +194,5 @@ async fn serve(
     }
     sweeper.abort();
     watcher.abort();
+    sessions.abort();
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::filter::LocalResponse;
-use crate::message::{ResponseHead, TransferError};
+use crate::message::{ResponseHead, TranscodeProblem, TransferError};
 use crate::net::tls::ClientRefusal;
 use crate::upstream::{ConnectError, Failure, NoLine};
 
@@ -20,6 +20,29 @@ pub enum ProxyError {
     /// The route names no upstream and no filter answered.
     #[error("route has no upstream")]
     NoUpstream,
+    /// What the client sent is no request for this upstream, or what the
+    /// upstream sent no answer to it.
+    #[error(transparent)]
+    Transcode(TranscodeProblem),
+    /// The route wants to know who the caller is, and nobody trusted says so.
+    #[error("the caller is not known")]
+    NoCaller,
+    /// Every connection to the upstream has as many requests as it may have.
+    #[error("upstream is busy")]
+    Busy,
+    /// The connection broke when the request had been sent.
+    #[error("connection was lost; the request may have been carried out")]
+    RequestLost,
+    /// A session of a polling client that is not there, or does not take what
+    /// is asked; with the status and the reason's code.
+    #[error("{1}")]
+    Session(u16, &'static str),
+    /// A page of another site.
+    #[error("this origin may not connect")]
+    Origin,
+    /// A plain request on a route that carries frames of clients alone.
+    #[error("this route takes WebSocket connections")]
+    WebSocketOnly,
     /// The upstream does not speak HTTP.
     #[error("upstream does not speak HTTP")]
     NotHttp,
@@ -69,9 +92,17 @@ impl ProxyError {
             Self::NoRoute => 404,
             Self::Certificate(ClientRefusal::Misdirected) => 421,
             Self::Certificate(ClientRefusal::CertificateRequired) => 400,
-            Self::NoUpstream | Self::NoLine(_) => 503,
+            Self::Transcode(problem) => match problem.status {
+                status @ 400..=599 => status,
+                _ => 502,
+            },
+            Self::Session(status, _) => *status,
+            Self::NoCaller => 401,
+            Self::Origin => 403,
+            Self::WebSocketOnly | Self::Handshake("websocket_version") => 426,
+            Self::Busy | Self::NoUpstream | Self::NoLine(_) => 503,
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
-            Self::NotHttp | Self::Connect(_) | Self::LineLost => 502,
+            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::RequestLost => 502,
             Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) | Self::Deadline => 504,
             Self::Upstream(_) => 502,
             Self::BodyTooLarge(_) => 413,
@@ -90,6 +121,14 @@ impl ProxyError {
             Self::Certificate(ClientRefusal::CertificateRequired) => "client_certificate_required",
             Self::NoUpstream => "no_upstream",
             Self::NotHttp => "upstream_not_http",
+            Self::Transcode(problem) if (400..500).contains(&problem.status) => "transcode_refused",
+            Self::Transcode(_) => "transcode_failed",
+            Self::Session(_, reason) => reason,
+            Self::NoCaller => "caller_unknown",
+            Self::Origin => "origin_refused",
+            Self::Busy => "upstream_busy",
+            Self::RequestLost => "request_lost",
+            Self::WebSocketOnly => "websocket_only",
             Self::LineLost => "line_lost",
             Self::NoLine(_) => "no_line",
             Self::Connect(error) => error.failure.code(),
@@ -141,7 +180,17 @@ impl ProxyError {
             Self::UpstreamTimeout(_) => "upstream timed out".into(),
             other => other.to_string().into(),
         };
-        refusal(self.status(), self.reason(), &message, request_id)
+        if let Self::Transcode(problem) = self {
+            let body = serde_json::json!({
+                "error_msg": message, "path": problem.path, "request_id": request_id,
+            });
+            return LocalResponse::json(self.status(), self.reason(), &body);
+        }
+        let mut response = refusal(self.status(), self.reason(), &message, request_id);
+        if matches!(self, Self::WebSocketOnly | Self::Handshake("websocket_version")) {
+            response.head.fields.append(b"Sec-WebSocket-Version", b"13");
+        }
+        response
     }
 }
 

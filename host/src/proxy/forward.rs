@@ -30,6 +30,7 @@ use crate::upstream::{
 use super::error::ProxyError;
 use super::hops;
 use super::http::{Edge, Passed};
+use super::im;
 use super::journey::Journey;
 use super::outgoing;
 use super::transfer::{self, Bounds, Collected, Upload};
@@ -76,10 +77,14 @@ pub(super) async fn forward<D: Downstream>(
 ) -> Result<Passed, ProxyError> {
     let chosen = journey.exchange.upstream.clone().or_else(|| route.upstream.clone());
     let upstream = chosen.ok_or(ProxyError::NoUpstream)?;
+    journey.upstream = Some(Arc::clone(&upstream));
+    if let Some(bridge) = route.bridge.as_ref().filter(|_| upstream.scheme.is_tlv()) {
+        let way = im::Way { route, bridge, upstream: &upstream, filters, edge };
+        return Box::pin(im::forward(journey, way, down, timer)).await;
+    }
     if !upstream.scheme.is_http() {
         return Err(ProxyError::NotHttp);
     }
-    journey.upstream = Some(Arc::clone(&upstream));
     let plan = prepare(journey, route, filters, edge, origin, down, &upstream)?;
     let hash = if upstream.is_hashed() { hash_of(journey, &upstream) } else { 0 };
     let mut upload = Upload::new(journey.exchange.body.clone());

@@ -30,6 +30,7 @@ use crate::upstream::Timeouts;
 use super::error::{ProxyError, for_grpc, refusal};
 use super::forward::{self, Upgraded};
 use super::hops;
+use super::im::{self, Bridged};
 use super::journey::Journey;
 use super::transfer::{self, Bounds};
 use super::upgrade;
@@ -53,6 +54,8 @@ pub struct HttpSettings {
     pub limits: Limits,
     /// Silence between two requests.
     pub idle_timeout: Duration,
+    /// The listener itself, for sessions that outlive their requests.
+    pub source: Arc<Listener>,
     /// Hops whose address headers are believed.
     pub trusted: IpSet,
     /// How TLS is spoken, where it ends here.
@@ -68,7 +71,7 @@ pub struct HttpSettings {
 impl HttpSettings {
     /// What `listener` says, resolved.
     #[must_use]
-    pub fn of(listener: &Listener) -> Self {
+    pub fn of(listener: &Arc<Listener>) -> Self {
         let object = &listener.object;
         let limits = object.limits.clone();
         let head = HeadLimits {
@@ -81,6 +84,7 @@ impl HttpSettings {
             HeadLimits { head_bytes_max: RESPONSE_HEAD_BYTES_MAX, fields_max: RESPONSE_FIELDS_MAX, ..head };
         Self {
             listener: listener.id.as_str().into(),
+            source: Arc::clone(listener),
             idle_timeout: object.idle_timeout(),
             trusted: IpSet::of(&object.trusted),
             tls: listener.tls.clone(),
@@ -124,6 +128,8 @@ pub enum Ended {
     Broken,
     /// The upstream switches protocols.
     Upgraded(Box<Upgraded>),
+    /// The client speaks WebSocket from here on, the upstream frames.
+    Bridged(Box<Bridged>),
 }
 
 /// Serves one HTTP/1.1 connection until it ends. What the worker's drain asks
@@ -162,6 +168,9 @@ pub async fn serve_http1(worker: SharedWorker, accepted: Accepted, settings: Rc<
             Ended::Broken => return connection.abort(),
             Ended::Upgraded(upgraded) => {
                 return Box::pin(upgrade::run(connection, *upgraded, edge, timer)).await;
+            }
+            Ended::Bridged(bridged) => {
+                return Box::pin(im::websocket(connection, *bridged, edge, timer)).await;
             }
         }
     }
@@ -309,6 +318,7 @@ pub async fn exchange<D: Downstream>(
     match outcome {
         Ok(Passed::Answered) => Ended::Answered,
         Ok(Passed::Upgraded(upgraded)) => Ended::Upgraded(Box::new(upgraded.with(journey))),
+        Ok(Passed::Bridged(greeting)) => Ended::Bridged(Box::new(Bridged { greeting, journey })),
         Err(error) => fail(&mut journey, edge, down, timer, &error).await,
     }
 }
@@ -317,6 +327,7 @@ pub async fn exchange<D: Downstream>(
 pub(super) enum Passed {
     Answered,
     Upgraded(forward::Switched),
+    Bridged(im::Greeting),
 }
 
 async fn pass<D: Downstream>(
@@ -382,7 +393,7 @@ pub(super) fn local_bounds(limits: &Limits) -> Bounds<'_> {
 }
 
 /// Answers out of the gateway, by way of the response filters.
-async fn answer<D: Downstream>(
+pub(super) async fn answer<D: Downstream>(
     journey: &mut Journey,
     filters: Filters<'_>,
     edge: &Edge,

@@ -8,6 +8,7 @@ use std::task::Poll;
 use tokio::time::Instant;
 
 use super::http::{Edge, Ended, HttpSettings, exchange, refuse};
+use super::im;
 use super::upgrade;
 use super::worker::SharedWorker;
 use crate::message::Scheme;
@@ -114,8 +115,10 @@ async fn stream(worker: SharedWorker, edge: Edge, accepted: http2::Accepted, ope
     match head {
         Ok(head) => {
             let ended = exchange(&worker, &edge, &mut stream, head, &mut timer).await;
-            if let Ended::Upgraded(upgraded) = ended {
-                Box::pin(upgrade::run_stream(stream, *upgraded, edge)).await;
+            match ended {
+                Ended::Upgraded(upgraded) => Box::pin(upgrade::run_stream(stream, *upgraded, edge)).await,
+                Ended::Bridged(bridged) => Box::pin(im::websocket_stream(stream, *bridged, edge)).await,
+                Ended::Answered | Ended::Broken => {}
             }
         }
         Err(refused) => {

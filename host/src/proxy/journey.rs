@@ -41,6 +41,8 @@ pub(super) struct Journey {
     /// When the first node was chosen.
     pub(super) forwarded: Option<Instant>,
     pub(super) upgrade: Box<[u8]>,
+    /// The query holds a secret of the client's and is not logged.
+    pub(super) hides_query: bool,
     pub(super) trace_id: SmallVec<[u8; 32]>,
     /// The gateways it passed before this one, checked.
     pub(super) path: Option<Box<Path>>,
@@ -68,6 +70,7 @@ impl Journey {
             header: None,
             forwarded: None,
             upgrade: Box::default(),
+            hides_query: false,
             trace_id: SmallVec::new(),
             path: None,
         }
@@ -76,6 +79,7 @@ impl Journey {
     fn log(&self, ended: Instant, total: Duration, upstream_time: Option<Duration>) {
         let exchange = &self.exchange;
         let (host, path, query) = exchange.original();
+        let query = query.filter(|_| !self.hides_query);
         let verdicts: SmallVec<[VerdictRecord<'_>; 2]> = exchange
             .notes
             .iter()

@@ -11,6 +11,7 @@ mod forward;
 mod hops;
 pub mod http;
 pub mod http2;
+pub mod im;
 mod journey;
 mod outgoing;
 pub mod relay;

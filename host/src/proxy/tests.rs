@@ -54,6 +54,7 @@ fn snapshot(metrics: &Arc<Metrics>, nodes: &[SocketAddr], extra: serde_json::Val
         timeouts,
         enable_websocket: true,
         transcoder: None,
+        bridge: None,
         on_change: objects::OnChange::Keep,
         metrics: metrics.route(MetricLabels::default()),
     };
@@ -82,6 +83,7 @@ async fn gateway(nodes: &[SocketAddr], extra: serde_json::Value) -> Gateway {
         metrics: Arc::clone(&metrics),
         node: NodeIdentity { id: "n".into(), region: "r".into(), fleet_key: None },
         trace: Default::default(),
+        im: Default::default(),
         environment: Environment::new(Options::default()),
     });
     let worker = Rc::new(Worker::new(0, 1, shared, log.worker()));

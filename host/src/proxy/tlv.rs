@@ -15,6 +15,7 @@
 //! [`serve`]; `docs/im.md` is the operator's page.
 
 mod close;
+mod down;
 mod host;
 mod inlet;
 mod moving;
@@ -37,6 +38,7 @@ use tokio::time::Instant;
 
 pub use super::dial::Link;
 pub use close::CloseReason;
+pub use down::Down;
 pub use host::{DialOrder, Host};
 pub(super) use timing::random_share;
 pub use worker::watch;
@@ -44,13 +46,14 @@ pub use worker::watch;
 use crate::filter::ConnectionScope;
 use crate::frame::FrameDecoder;
 use crate::message::Client;
-use crate::net::{Accepted, Drain, LazyTimer, Listener, Stream};
+use crate::net::{Accepted, Drain, LazyTimer, LeasedBuffer, Listener, Stream};
 use crate::observe::{ConnectionRecord, ReasonFamily, Times, UpstreamRecord};
 use crate::snapshot::{StreamRoute, TlvSettings};
-use inlet::Inlet;
+pub(super) use inlet::{Inlet, Pace};
 use notices::Notices;
 use recovery::Recovery;
 use relay::Step;
+pub(super) use scan::Header;
 use scan::Held;
 
 /// Serves one client until either side ends. Counts and logs the session.
@@ -63,7 +66,33 @@ pub fn serve<H: Host>(
     settings: Arc<TlvSettings>,
     accepted: Accepted,
 ) -> impl Future<Output = ()> + 'static {
-    let mut session = Session::new(host, route, settings, accepted);
+    let Accepted { stream, client, listener, first, drain, started, .. } = accepted;
+    serve_over(host, route, settings, stream, Origin { client, listener, first, drain, started })
+}
+
+/// Where a session comes from.
+pub struct Origin {
+    /// Who the client is.
+    pub client: Arc<Client>,
+    /// The listener it came in by.
+    pub listener: Arc<Listener>,
+    /// Bytes of frames that were read already.
+    pub first: Option<LeasedBuffer>,
+    /// Tells when the session is to end.
+    pub drain: Drain,
+    /// When it began.
+    pub started: Instant,
+}
+
+/// [`serve`], over whatever carries the client's frames.
+pub fn serve_over<H: Host, D: Down>(
+    host: Rc<H>,
+    route: Arc<StreamRoute>,
+    settings: Arc<TlvSettings>,
+    down: D,
+    origin: Origin,
+) -> impl Future<Output = ()> + 'static {
+    let mut session = Session::new(host, route, settings, down, origin);
     async move {
         let reason = session.run().await;
         Box::pin(session.finish(reason)).await;
@@ -110,14 +139,14 @@ enum End {
 
 /// A session's whole state. Its size is the memory of an idle session: what
 /// few sessions need is boxed.
-struct Session<H: Host> {
+struct Session<H: Host, D: Down = Stream> {
     host: Rc<H>,
     route: Arc<StreamRoute>,
     settings: Arc<TlvSettings>,
     client: Arc<Client>,
     listener: Arc<Listener>,
     drain: Drain,
-    down: Stream,
+    down: D,
     up: Option<Link>,
     inward: Flow,
     outward: Flow,
@@ -156,19 +185,25 @@ enum Ending {
     Change,
 }
 
-impl<H: Host> Session<H> {
-    fn new(host: Rc<H>, route: Arc<StreamRoute>, settings: Arc<TlvSettings>, accepted: Accepted) -> Self {
+impl<H: Host, D: Down> Session<H, D> {
+    fn new(
+        host: Rc<H>,
+        route: Arc<StreamRoute>,
+        settings: Arc<TlvSettings>,
+        down: D,
+        origin: Origin,
+    ) -> Self {
         let now = Instant::now();
         route.metrics.opened(host.metrics());
         let is_movable = settings.is_movable();
         Self {
             revision: host.revision(),
-            down: accepted.stream,
+            down,
             up: None,
-            inward: Flow { inlet: Inlet::new(accepted.first), ..Flow::default() },
+            inward: Flow { inlet: Inlet::new(origin.first), ..Flow::default() },
             outward: Flow::default(),
             timer: LazyTimer::new(),
-            started: accepted.started,
+            started: origin.started,
             heard: now,
             now,
             ending: None,
@@ -183,9 +218,9 @@ impl<H: Host> Session<H> {
             farewell: false,
             write_failed: false,
             logged: false,
-            client: accepted.client,
-            listener: accepted.listener,
-            drain: accepted.drain,
+            client: origin.client,
+            listener: origin.listener,
+            drain: origin.drain,
             host,
             route,
             settings,
@@ -236,10 +271,10 @@ impl<H: Host> Session<H> {
                 up.stream.abort();
             }
         }
-        let is_cut = !self.outward.decoder.is_between_frames() || self.outward.written > 0;
+        let is_cut = !D::WHOLE && (!self.outward.decoder.is_between_frames() || self.outward.written > 0);
+        self.down.ending(reason);
         if is_cut || matches!(reason, CloseReason::ClientReset | CloseReason::ClientStalled) {
-            // A socket that does not take the option is gone already.
-            let _ = self.down.tcp().set_zero_linger();
+            self.down.cut();
             return;
         }
         if reason.is_told() {
@@ -272,7 +307,7 @@ impl<H: Host> Session<H> {
         self.host.log_connection(&ConnectionRecord {
             client: &self.client,
             listener: self.listener.id.as_str(),
-            protocol: "tlv",
+            protocol: self.down.protocol(),
             route: &self.route.id,
             upstream: UpstreamRecord { id, attempts: self.attempts, ..upstream },
             bytes_in: self.inward.bytes,
@@ -292,7 +327,7 @@ impl<H: Host> Session<H> {
     }
 }
 
-impl<H: Host> Drop for Session<H> {
+impl<H: Host, D: Down> Drop for Session<H, D> {
     /// However a session goes, its line is written: a drain's deadline drops the future.
     fn drop(&mut self) {
         self.log(CloseReason::Aborted);
@@ -301,7 +336,7 @@ impl<H: Host> Drop for Session<H> {
 
 /// Ends the writing side and waits for the other's end. Closing a socket with
 /// unread bytes would reset it, and the last frame sent might never arrive.
-async fn linger(down: &mut Stream) -> std::io::Result<()> {
+async fn linger<D: Down>(down: &mut D) -> std::io::Result<()> {
     down.shutdown().await?;
     let mut discarded = [0; 1024];
     let mut budget = 64 * 1024_usize;

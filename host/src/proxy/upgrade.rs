@@ -46,7 +46,7 @@ pub(super) struct Handshake {
     /// The protocols, as the client listed them.
     pub(super) protocols: Box<[u8]>,
     /// What `Sec-WebSocket-Accept` must be.
-    accept: Option<String>,
+    pub(super) accept: Option<String>,
 }
 
 impl Handshake {
@@ -107,7 +107,7 @@ impl Handshake {
     }
 }
 
-fn accept_of(key: &[u8]) -> String {
+pub(super) fn accept_of(key: &[u8]) -> String {
     let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key);
     context.update(WEBSOCKET_GUID);
@@ -211,7 +211,7 @@ fn keep_upgrade_fields(head: &mut ResponseHead) {
     }
 }
 
-async fn send_switch(
+pub(super) async fn send_switch(
     down: &mut ServerConnection,
     head: &ResponseHead,
     timer: &mut LazyTimer,

@@ -27,6 +27,8 @@ pub struct Shared {
     pub node: NodeIdentity,
     /// Where the trace context of a request without one comes from.
     pub trace: TraceOrigin,
+    /// Where sessions of polling clients are reached, whichever worker has them.
+    pub im: super::im::PostOffice,
     /// What all upstreams share; relays go on by it.
     pub environment: Arc<Environment>,
 }
@@ -52,6 +54,8 @@ pub struct Worker {
     pub buffers: BufferPool,
     /// Connections to upstreams that wait for their next request.
     pub pools: Pools<http1::ClientConnection, http2::ClientConnection>,
+    /// Connections and sessions of clients that do not speak frames themselves.
+    pub im: super::im::Instruments,
     /// The tasks of this worker.
     pub tasks: Tasks,
     /// This worker's end of the access log.
@@ -70,6 +74,7 @@ impl Worker {
             shared,
             buffers: BufferPool::new(BufferLimits::default()),
             pools: Pools::new(IDLE_CONNECTIONS_MAX, workers),
+            im: super::im::Instruments::default(),
             tasks: Tasks::new(),
             log,
         }

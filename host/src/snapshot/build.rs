@@ -14,12 +14,13 @@ use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, Key, Kind, Object, Problem, Store};
 use crate::filter::{BuildContext, Chain, ChainKind, Groups, UpstreamSource, merge};
 use crate::frame::FrameFormat;
-use crate::message::RouteLabels;
+use crate::message::{RouteLabels, Transcode};
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::{self, Metrics};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
+use super::bridge::{Bridge, bridge_identity, part_plugins};
 use super::check::{build_format, route_match};
 use super::mentions::Mentions;
 use super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
@@ -336,7 +337,10 @@ impl Builder {
         frame_fields: &[&str],
         previous: Option<&Chain>,
     ) -> Result<Chain, Vec<Problem>> {
-        self.mentions.forget(owner);
+        // The frame side of a route comes second, and its filters name no upstream.
+        if !(kind == ChainKind::Frames && owner.0 == Kind::Routes) {
+            self.mentions.forget(owner);
+        }
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
         let found = RefCell::new((&mut self.upstreams, &mut self.mentions));
@@ -377,6 +381,7 @@ impl Builder {
     fn route(&mut self, store: &Store, key: Key) {
         let Some(object) = store.route(&key.1).filter(|object| object.status.is_enabled()) else {
             self.current.router.remove(key.1.as_str());
+            self.bridge_is(key.1.as_str(), None);
             self.upstreams.forget(&key);
             self.mentions.forget(&key);
             self.failed.remove(&key);
@@ -386,8 +391,52 @@ impl Builder {
         let built = self.build_route(store, &key, object);
         self.upstreams.finish(&key, before, built.is_ok());
         if let Some((rule, route)) = self.note(&key, built) {
+            self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
             self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
         }
+    }
+
+    /// Takes note of the frame side of a route, or that it has none.
+    fn bridge_is(&mut self, id: &str, frames: Option<Arc<StreamRoute>>) {
+        match frames {
+            Some(frames) => _ = Arc::make_mut(&mut self.current.bridged).insert(id.into(), frames),
+            None if self.current.bridged.contains_key(id) => {
+                Arc::make_mut(&mut self.current.bridged).remove(id);
+            }
+            None => {}
+        }
+    }
+
+    /// The frame side of a route whose upstream speaks frames.
+    fn build_bridge(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        object: &objects::Route,
+        plugins: &Plugins,
+        upstream: &Arc<Upstream>,
+        labels: &Arc<RouteLabels>,
+    ) -> Result<Arc<Bridge>, Vec<Problem>> {
+        let protocol = object.protocol.as_deref().cloned().unwrap_or_default();
+        let tlv = self.tlv_settings(&protocol.conf, None)?;
+        let fields: Vec<&str> = tlv.format.field_names().collect();
+        let previous = self.current.bridged.get(key.1.as_str()).cloned();
+        let chain = previous.as_ref().map(|frames| &*frames.chain);
+        let chain = self.chain(store, key, ChainKind::Frames, plugins, &fields, chain)?;
+        let frames = StreamRoute {
+            id: key.1.as_str().into(),
+            labels: Some(Arc::clone(labels)),
+            chain: Arc::new(chain),
+            flow: StreamFlow::Tlv(Arc::clone(&tlv)),
+            upstream: Some(Arc::clone(upstream)),
+            // The route's times are those of its requests; sessions last.
+            timeouts: None,
+            on_change: object.on_change,
+            identity: bridge_identity(object, &upstream.id),
+            is_bridged: true,
+            metrics: self.metrics.stream_route(key.1.as_str()),
+        };
+        Bridge::new(&protocol, frames, tlv).map(Arc::new)
     }
 
     fn build_route(
@@ -413,6 +462,16 @@ impl Builder {
             object.upstream.as_deref(),
             service.as_deref(),
         )?;
+        let speaks_frames = upstream.as_ref().is_some_and(|upstream| upstream.scheme.is_tlv());
+        if object.protocol.is_some() && !speaks_frames {
+            return Err(vec![Problem {
+                field: "protocol".to_owned(),
+                message: "needs an upstream of scheme tlv or tlvs".to_owned(),
+                value: None,
+            }]);
+        }
+        let (plugins, frame_plugins) =
+            if speaks_frames { part_plugins(&plugins) } else { (plugins, Plugins::new()) };
         let chain = previous.as_ref().map(|route| &*route.chain);
         let chain = self.chain(store, key, ChainKind::Http, &plugins, &[], chain)?;
         let timeouts = timeouts(object.timeout.as_ref(), upstream.as_deref());
@@ -437,14 +496,32 @@ impl Builder {
             .enable_websocket
             .or_else(|| service.as_ref().and_then(|service| service.enable_websocket))
             .unwrap_or(false);
+        let transcoder: Option<Arc<dyn Transcode>> = None;
+        let labels = Arc::new(labels);
+        let bridge = match upstream.as_ref().filter(|_| speaks_frames) {
+            None => None,
+            Some(_) if transcoder.is_none() && !enable_websocket => {
+                return Err(vec![Problem {
+                    field: "plugins".to_owned(),
+                    message: "the upstream speaks frames: the plugin transcode makes them of requests, \
+                              enable_websocket lets clients send their own"
+                        .to_owned(),
+                    value: None,
+                }]);
+            }
+            Some(upstream) => {
+                Some(self.build_bridge(store, key, object, &frame_plugins, upstream, &labels)?)
+            }
+        };
         let route = Route {
             id: key.1.as_str().into(),
-            labels: Arc::new(labels),
+            labels,
             chain: Arc::new(chain),
             upstream,
             timeouts,
             enable_websocket,
-            transcoder: None,
+            transcoder,
+            bridge,
             on_change: object.on_change,
             metrics,
         };
@@ -549,6 +626,7 @@ impl Builder {
             timeouts: object.timeout.as_ref().map(Timeouts::of),
             on_change: object.on_change,
             identity: stream_identity(object),
+            is_bridged: false,
             metrics: self.metrics.stream_route(key.1.as_str()),
         })
     }
@@ -571,6 +649,14 @@ impl Builder {
             return Ok(StreamFlow::Tcp);
         }
         let conf = object.protocol.as_ref().map(|protocol| protocol.conf.clone()).unwrap_or_default();
+        self.tlv_settings(&conf, listener).map(StreamFlow::Tlv)
+    }
+
+    fn tlv_settings(
+        &self,
+        conf: &objects::TlvConf,
+        listener: Option<&objects::Listener>,
+    ) -> Result<Arc<TlvSettings>, Vec<Problem>> {
         let id = conf
             .frame_format
             .clone()
@@ -588,8 +674,8 @@ impl Builder {
                 }]);
             }
         };
-        TlvSettings::new(&conf, format)
-            .map(|settings| StreamFlow::Tlv(Arc::new(settings)))
+        TlvSettings::new(conf, format)
+            .map(Arc::new)
             .map_err(|message| vec![Problem { field: "protocol.conf".to_owned(), message, value: None }])
     }
 }
@@ -627,4 +713,84 @@ fn users(store: &Store, key: &Key) -> BTreeSet<Key> {
         }
     }
     users
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{Document, DocumentChange, Origin};
+    use crate::upstream::Options;
+
+    struct Rig {
+        store: Store,
+        builder: Builder,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            let environment = Environment::new(Options::default());
+            let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new());
+            Self { store: Store::new(Box::new(|_, _| {})), builder }
+        }
+
+        fn put(&mut self, kind: Kind, id: &str, value: Value) -> Arc<Snapshot> {
+            let origin = Origin::file(std::path::Path::new(id));
+            let id = Id::new(id).unwrap();
+            let document = Document { kind, id, value, origin, revision: 1 };
+            let changes =
+                self.store.apply(vec![DocumentChange::Put(Arc::new(document))], SystemTime::UNIX_EPOCH);
+            self.builder.apply(&self.store, &changes).snapshot
+        }
+    }
+
+    #[test]
+    fn a_plugin_gets_the_proto_it_names_with_its_configuration() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Protos, "7", json!({"content": "syntax = \"proto3\";"}));
+        let mut plugins: Plugins =
+            serde_json::from_value(json!({"transcode": {"proto_id": 7}, "cors": {}})).unwrap();
+        with_protos(&rig.store, &mut plugins);
+        let expected = json!({"proto_id": 7, "protos": {"7": "syntax = \"proto3\";"}});
+        assert_eq!((&plugins["transcode"].config, &plugins["cors"].config), (&expected, &json!({})));
+    }
+
+    #[test]
+    fn a_route_to_frames_has_a_frame_side_with_its_own_filters() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Upstreams, "im", json!({"scheme": "tlv", "nodes": {"127.0.0.1:1": 1}}));
+        let limit = json!({"rate": 1, "burst": 1, "key": "frame_from", "rejected": "error_frame"});
+        let plugins = json!({"limit-req": limit, "cors": {}});
+        let route = json!({
+            "uri": "/ws", "enable_websocket": true, "upstream_id": "im", "plugins": plugins,
+            "protocol": {"name": "tlv", "conf": {"login": ["0x0101"]}},
+        });
+        let snapshot = rig.put(Kind::Routes, "im", route.clone());
+        assert!(rig.builder.failed().is_empty(), "{:?}", rig.builder.failed());
+        let found = snapshot.router.get("im").unwrap();
+        let frames = &found.bridge.as_ref().unwrap().frames;
+        assert_eq!(found.chain.names().collect::<Vec<_>>(), ["cors"]);
+        assert_eq!(frames.chain.names().collect::<Vec<_>>(), ["limit-req"]);
+        assert!(Arc::ptr_eq(&snapshot.bridged["im"], frames));
+        let identity = frames.identity;
+        let mut other = route.clone();
+        other["plugins"] = json!({});
+        assert_eq!(rig.put(Kind::Routes, "im", other.clone()).bridged["im"].identity, identity);
+        other["protocol"]["conf"]["login"] = json!(["0x0102"]);
+        assert_ne!(rig.put(Kind::Routes, "im", other.clone()).bridged["im"].identity, identity);
+        other["status"] = json!(0);
+        assert!(rig.put(Kind::Routes, "im", other).bridged.is_empty());
+    }
+
+    #[test]
+    fn what_can_make_no_frames_keeps_its_last_good_version() {
+        let mut rig = Rig::new();
+        rig.put(Kind::Upstreams, "im", json!({"nodes": {"127.0.0.1:1": 1}}));
+        rig.put(Kind::Routes, "r", json!({"uri": "/", "upstream_id": "im"}));
+        let snapshot = rig.put(Kind::Upstreams, "im", json!({"scheme": "tlv", "nodes": {"127.0.0.1:1": 1}}));
+        assert!(snapshot.router.get("r").is_some());
+        let failure = rig.builder.failed().values().next().unwrap();
+        assert!(failure.last_good && failure.problems[0].message.contains("speaks frames"), "{failure:?}");
+    }
 }

@@ -14,6 +14,7 @@ use crate::net::tls::{Entry, Sessions};
 use crate::route::{RouteFields, RouteMatch};
 use crate::upstream::{Environment, References, Upstream};
 
+use super::bridge::part_plugins;
 use super::stream::TlvSettings;
 
 /// Builds objects to see whether they can be, and throws away what it built.
@@ -54,7 +55,7 @@ impl Checker {
                     route_match(route, None).map(|_| ()),
                     self.inline("upstream", route.upstream.as_deref()),
                 ),
-                self.chain(ChainKind::Http, &route.plugins, &[]),
+                self.route_chains(route),
             ),
             Object::StreamRoute(route) => {
                 both(self.inline("upstream", route.upstream.as_deref()), self.stream(route))
@@ -81,6 +82,26 @@ impl Checker {
                 vec![Problem { field: format!("{field}{dot}{}", problem.field), ..problem }]
             },
         )
+    }
+
+    /// The plugins of a route: where it speaks of frames, some look at those.
+    fn route_chains(&self, route: &objects::Route) -> Result<(), Vec<Problem>> {
+        let Some(protocol) = &route.protocol else {
+            return self.chain(ChainKind::Http, &route.plugins, &[]);
+        };
+        let (requests, frames) = part_plugins(&route.plugins);
+        let checked = self.chain(ChainKind::Http, &requests, &[]);
+        let format = protocol.conf.frame_format.as_ref();
+        // What depends on a format of the operator's shows when it is built for good.
+        if format.is_some_and(|id| id.as_str() != objects::FRAME_FORMAT_BUILT_IN) {
+            return checked;
+        }
+        let im20 = Arc::new(FrameFormat::im20());
+        let fields: Vec<&str> = im20.field_names().collect();
+        let settings = TlvSettings::new(&protocol.conf, Arc::clone(&im20)).map(|_| ());
+        let settings = settings
+            .map_err(|message| vec![Problem { field: "protocol.conf".to_owned(), message, value: None }]);
+        both(both(checked, self.chain(ChainKind::Frames, &frames, &fields)), settings)
     }
 
     fn inline(&self, field: &str, object: Option<&objects::Upstream>) -> Result<(), Vec<Problem>> {

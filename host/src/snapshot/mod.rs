@@ -6,6 +6,7 @@
 //! `control` is the only writer; flows load it ([`Shared::snapshot`] in
 //! `proxy`), an HTTP request once, a long session for each frame.
 
+mod bridge;
 mod build;
 mod check;
 mod mentions;
@@ -26,6 +27,7 @@ use crate::observe::RouteMetrics;
 use crate::route::{Router, StreamRouter};
 use crate::upstream::{Timeouts, Upstream};
 
+pub use bridge::{Bridge, BridgedRoutes, CallerRule, LoginText};
 pub use build::{Builder, Built, Failure};
 pub use check::Checker;
 pub use stream::{CommandSet, StreamFlow, StreamRoute, TlvSettings, stream_identity};
@@ -40,6 +42,8 @@ pub struct Snapshot {
     pub router: Router<Arc<Route>>,
     /// The stream routes.
     pub stream_routes: StreamRouter<Arc<StreamRoute>>,
+    /// The frame side of HTTP routes whose upstream speaks frames.
+    pub bridged: Arc<BridgedRoutes>,
     /// The chain of all global rules.
     pub global: Arc<Chain>,
     /// The listeners that are to be open.
@@ -66,6 +70,8 @@ pub struct Route {
     /// What turns JSON into frames and back, where its `transcode` plugin names
     /// a module.
     pub transcoder: Option<Arc<dyn Transcode>>,
+    /// How frames are made, where the upstream speaks them.
+    pub bridge: Option<Arc<Bridge>>,
     /// What a change of this route does to its long sessions.
     pub on_change: OnChange,
     /// Its counters.

@@ -35,6 +35,8 @@ pub struct StreamRoute {
     pub chain: Arc<Chain>,
     /// Its names, for rules.
     pub labels: Option<Arc<RouteLabels>>,
+    /// It is the frame side of an HTTP route of the same id.
+    pub is_bridged: bool,
     /// Its counters.
     pub metrics: Arc<StreamRouteMetrics>,
 }

@@ -36,7 +36,7 @@ pub use build::References;
 pub use connect::{Alpn, ConnectError, ConnectRequest, connect, relay};
 pub use dns::DnsOptions;
 pub use environment::{Environment, Options};
-pub use model::{Line, Node, Upstream};
+pub use model::{Line, Node, NodeKey, Upstream};
 pub use outcome::{Failure, Outcome};
 pub use pool::{H2Slot, IdlePool, Pooled, Pools, Reusable, Shared, SharedPool};
 pub use runner::Runner;

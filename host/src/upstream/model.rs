@@ -183,7 +183,25 @@ pub(super) struct Generation {
     addresses: u32,
 }
 
+/// Names a node as its connections see it: another one once what they depend on
+/// has changed. Keeps no node alive.
+#[derive(Debug, Clone)]
+pub struct NodeKey(std::sync::Weak<PoolKey>);
+
+impl PartialEq for NodeKey {
+    fn eq(&self, other: &Self) -> bool {
+        // While a weak handle is kept its address is given to no other node.
+        self.0.ptr_eq(&other.0)
+    }
+}
+
 impl Node {
+    /// What connections to this node are kept under.
+    #[must_use]
+    pub fn key(&self) -> NodeKey {
+        NodeKey(Arc::downgrade(&self.pool))
+    }
+
     /// Changes whenever the node goes down or its addresses change.
     pub(super) fn generation(&self) -> Generation {
         let addresses = match &self.addresses {

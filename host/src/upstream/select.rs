@@ -87,6 +87,13 @@ impl Target {
         }
     }
 
+    /// Another use of the same node, for a connection that outlives the request
+    /// it was made for.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::new(&self.line, &self.node, self.forced(), self.hurry)
+    }
+
     pub(super) fn forced(&self) -> Forced {
         if self.forced { Forced::Yes } else { Forced::No }
     }

@@ -15,6 +15,7 @@ use syn::visit::{self, Visit};
 const BORDERS: &[(&str, &[&str])] = &[
     ("clap", &["app/", "main.rs"]),
     ("etcd_client", &["config/source/"]),
+    ("futures_util", &["proxy/im/"]),
     ("h2", &["net/http2/"]),
     ("hickory_resolver", &["upstream/"]),
     ("http", &["net/http1/response.rs", "net/http2/"]),
@@ -28,6 +29,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["config/", "app/boot.rs"]),
     ("socket2", &["net/", "server/", "upstream/"]),
     ("tokio_rustls", &["net/", "upstream/"]),
+    ("tokio_tungstenite", &["proxy/im/"]),
     ("ureq", &["admin/", "app/"]),
     ("wasmtime", &["plugin/"]),
     ("x509_parser", &["net/tls/"]),

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Labels, Object, Plugins, Reference, Status, Timeout, Upstream, is_host_pattern, object_basics, plugins,
-    units, validate_description, validate_unique,
+    Labels, Object, Plugins, Reference, RouteProtocol, Status, Timeout, Upstream, is_host_pattern,
+    object_basics, plugins, units, validate_description, validate_unique,
 };
 use crate::config::{Id, Kind, Problems};
 
@@ -64,6 +64,9 @@ pub struct Route {
     /// Whether upgrades to WebSocket pass. The service's when not said, else false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enable_websocket: Option<bool>,
+    /// Ours: how frames are made, where the upstream speaks `tlv` or `tlvs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Box<RouteProtocol>>,
     /// The plugins.
     #[serde(default, skip_serializing_if = "Plugins::is_empty")]
     pub plugins: Plugins,
@@ -169,6 +172,9 @@ impl Object for Route {
         if let Some(timeout) = &self.timeout {
             problems.within("timeout", |problems| timeout.validate(problems));
         }
+        if let Some(protocol) = &self.protocol {
+            problems.within("protocol", |problems| protocol.validate(problems));
+        }
         plugins::validate(&self.plugins, problems);
         if let Some(upstream) = &self.upstream {
             problems.within("upstream", |problems| upstream.validate(problems));
@@ -198,6 +204,12 @@ impl Object for Route {
         if let Some(upstream) = &self.upstream {
             all.extend(upstream.references_under("upstream"));
         }
+        let format = self.protocol.as_ref().and_then(|protocol| protocol.conf.frame_format.as_ref());
+        all.extend(format.map(|id| Reference {
+            field: "protocol.conf.frame_format".into(),
+            kind: Kind::FrameFormats,
+            id: id.clone(),
+        }));
         all.extend(super::proto::proto_references(&self.plugins));
         all
     }

@@ -343,7 +343,7 @@ impl StreamProtocol {
 }
 
 impl TlvConf {
-    fn validate(&self, problems: &mut Problems) {
+    pub(super) fn validate(&self, problems: &mut Problems) {
         let lists = [
             ("replay", &self.replay),
             ("safe", &self.safe),

@@ -108,7 +108,7 @@ fn bad_routes_are_told_field_and_value() {
                 &[
                     "uri: expected a string (5)",
                     "prioritty: is not a field; fields are id, uri, uris, host, hosts, remote_addr, remote_addrs, methods, \
-             vars, priority, status, timeout, enable_websocket, plugins, plugin_config_id, upstream, upstream_id, \
+             vars, priority, status, timeout, enable_websocket, protocol, plugins, plugin_config_id, upstream, upstream_id, \
              service_id, on_change, name, desc, labels, create_time, update_time, filter_func, script, script_id",
                     "priority: expected i32 (\"high\")",
                 ],
@@ -447,6 +447,10 @@ fn every_field_is_documented() {
         (Kind::Listeners, json!({"proxy_protocol": wrong})),
         (Kind::Listeners, json!({"limits": wrong})),
         (Kind::Protos, wrong.clone()),
+        (Kind::Routes, json!({"protocol": wrong})),
+        (Kind::Routes, json!({"protocol": {"name": "tlv", "requests": wrong}})),
+        (Kind::Routes, json!({"protocol": {"name": "tlv", "websocket": wrong}})),
+        (Kind::Routes, json!({"protocol": {"name": "tlv", "sessions": wrong}})),
         (Kind::FrameFormats, wrong.clone()),
         (Kind::FrameFormats, json!({"header": [wrong]})),
         (Kind::FrameFormats, json!({"roles": wrong})),

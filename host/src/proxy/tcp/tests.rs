@@ -52,6 +52,7 @@ fn worker(flow: StreamFlow, upstream: Option<Value>) -> Rc<Worker> {
             on_change: objects::OnChange::Keep,
             timeouts: None,
             identity: stream_identity(&object),
+            is_bridged: false,
             chain: Arc::new(Chain::default()),
             labels: None,
             metrics: metrics.stream_route("s"),
@@ -68,6 +69,7 @@ fn worker(flow: StreamFlow, upstream: Option<Value>) -> Rc<Worker> {
             fleet_key: Some(FleetKey::new(FLEET).unwrap()),
         },
         trace: Default::default(),
+        im: Default::default(),
         environment,
     });
     Rc::new(Worker::new(0, 1, shared, log.worker()))
@@ -252,6 +254,7 @@ fn a_session_at_rest_learns_that_its_route_is_gone() {
             on_change: objects::OnChange::Evict,
             timeouts: None,
             identity: stream_identity(&object),
+            is_bridged: false,
             chain: Arc::clone(&before.chain),
             labels: None,
             metrics: Arc::clone(&before.metrics),

@@ -46,6 +46,9 @@ pub enum CloseReason {
     /// The upstream lost a request the client must hear about, and the route
     /// tells faults by closing.
     RequestLost,
+    /// The client broke a rule of what carries its frames, or left it idle;
+    /// the code says which.
+    Client(&'static str),
     /// A filter closed it, for this reason.
     Filter(&'static str),
     /// A change of its route ended it.
@@ -86,7 +89,7 @@ impl CloseReason {
             Self::MoveFailed => "move_failed",
             Self::ReplayTooLarge => "replay_too_large",
             Self::RequestLost => "request_lost",
-            Self::Filter(code) => code,
+            Self::Client(code) | Self::Filter(code) => code,
             Self::RouteChanged => "route_changed",
             Self::Drained => "drained",
             Self::Aborted => "aborted",
@@ -96,7 +99,7 @@ impl CloseReason {
     /// The number of an error frame's `code` field; `proto/README.md` names them.
     pub(super) fn number(self) -> u32 {
         match self {
-            Self::ClientFrame(_) => 1,
+            Self::ClientFrame(_) | Self::Client(_) => 1,
             Self::LoginRequired | Self::FirstFrameTimeout => 3,
             Self::Filter(_) => 7,
             _ => 8,
@@ -110,6 +113,7 @@ impl CloseReason {
             self,
             Self::ClientClosed
                 | Self::ClientReset
+                | Self::Client(_)
                 | Self::ClientStalled
                 | Self::HalfCloseTimeout
                 | Self::UpstreamClosed

@@ -29,8 +29,9 @@ pub trait Host: 'static {
     /// Revision of the live snapshot; asked every time a session's task runs.
     fn revision(&self) -> u64;
 
-    /// A stream route of the live snapshot; asked when the revision has changed.
-    fn stream_route(&self, id: &str) -> Option<Arc<StreamRoute>>;
+    /// What has become of a route in the live snapshot; asked when the revision
+    /// has changed.
+    fn stream_route(&self, route: &StreamRoute) -> Option<Arc<StreamRoute>>;
 
     /// Connects to a node of the route's upstream, several of them one after
     /// the other if need be, within the upstream's own limits.

@@ -14,7 +14,7 @@ use crate::net::{BufferPool, LeasedBuffer};
 /// in memory of its own, which grows with what has come, never with what a
 /// length claims.
 #[derive(Debug, Default)]
-pub(super) struct Inlet {
+pub(in crate::proxy) struct Inlet {
     buffer: Option<LeasedBuffer>,
     /// The frame in front, once it has outgrown the buffer.
     // Boxed: rare, and an idle session is as large as this is inline.
@@ -23,22 +23,22 @@ pub(super) struct Inlet {
 }
 
 /// How large a buffer a read is given.
-pub(super) struct Pace<'a> {
+pub(in crate::proxy) struct Pace<'a> {
     /// Whether the read before took a common buffer whole.
-    pub(super) is_fast: &'a mut bool,
+    pub(in crate::proxy) is_fast: &'a mut bool,
     /// Whether this one may have a larger buffer.
-    pub(super) may_grow: bool,
+    pub(in crate::proxy) may_grow: bool,
 }
 
 impl Inlet {
     /// With bytes that were read already.
-    pub(super) fn new(first: Option<LeasedBuffer>) -> Self {
+    pub(in crate::proxy) fn new(first: Option<LeasedBuffer>) -> Self {
         Self { buffer: first.filter(|buffer| !buffer.is_empty()), gathered: None }
     }
 
     /// The bytes that wait, the oldest first. Behind a gathered frame there may
     /// be more, which show once it is consumed.
-    pub(super) fn front(&self) -> &[u8] {
+    pub(in crate::proxy) fn front(&self) -> &[u8] {
         match (&self.gathered, &self.buffer) {
             (Some(gathered), _) => gathered,
             (None, Some(buffer)) => buffer.filled(),
@@ -47,18 +47,18 @@ impl Inlet {
     }
 
     /// Whether what waits lies in more than a common buffer.
-    pub(super) fn is_bulk(&self) -> bool {
+    pub(in crate::proxy) fn is_bulk(&self) -> bool {
         self.buffer.as_ref().is_some_and(LeasedBuffer::is_bulk)
     }
 
     /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::proxy) fn is_empty(&self) -> bool {
         self.gathered.is_none() && self.buffer.is_none()
     }
 
     /// Forgets the first `count` bytes. A gathered frame goes at once and whole,
     /// or stays: part of one is never consumed by those who hold frames.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(in crate::proxy) fn consume(&mut self, count: usize) {
         if let Some(gathered) = &mut self.gathered {
             if count >= gathered.len() {
                 self.gathered = None;
@@ -76,14 +76,14 @@ impl Inlet {
     }
 
     /// Forgets all.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::proxy) fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// Reads once. `need` is how many bytes the frame in front needs in all, as
     /// the decoder said; 0 when it does not matter. Returns the count of bytes,
     /// 0 at the end of the stream. Cancel-safe.
-    pub(super) fn poll_fill<R: AsyncRead + Unpin>(
+    pub(in crate::proxy) fn poll_fill<R: AsyncRead + Unpin>(
         &mut self,
         context: &mut Context<'_>,
         pool: &BufferPool,

@@ -12,7 +12,7 @@ use super::inlet::Pace;
 use super::recovery::Facts;
 use super::scan::facts;
 use super::timing::random_share;
-use super::{CloseReason, DialOrder, End, Host, Link, Session};
+use super::{CloseReason, DialOrder, Down, End, Host, Link, Session};
 use crate::frame::{FrameDecoder, Piece};
 use crate::upstream::Tried;
 
@@ -42,7 +42,7 @@ struct Awaited {
     swallow: bool,
 }
 
-impl<H: Host> Session<H> {
+impl<H: Host, D: Down> Session<H, D> {
     /// Connects for the first time.
     pub(super) async fn connect(&mut self) -> Result<(), CloseReason> {
         let mut tried = Tried::default();

@@ -2,7 +2,7 @@
 //! filter's reply.
 
 use super::recovery::Facts;
-use super::{Host, Session};
+use super::{Down, Host, Session};
 use crate::config::objects::StreamErrorBody;
 use crate::frame::FrameFormat;
 
@@ -36,7 +36,7 @@ impl Notices {
     }
 }
 
-impl<H: Host> Session<H> {
+impl<H: Host, D: Down> Session<H, D> {
     pub(super) fn notices_full(&self) -> bool {
         self.notices.as_ref().is_some_and(|notices| notices.rest().len() >= NOTICES_FULL)
     }

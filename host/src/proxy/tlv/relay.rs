@@ -9,8 +9,7 @@ use tokio::time::Instant;
 
 use super::inlet::Pace;
 use super::scan::Scanned;
-use super::{CloseReason, End, Flow, Host, Session};
-use crate::net::Stream;
+use super::{CloseReason, Down, End, Flow, Host, Session};
 
 /// Why the moving of bytes stops for a while, or for good.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,7 +22,7 @@ pub(super) enum Step {
     Close(CloseReason),
 }
 
-impl<H: Host> Session<H> {
+impl<H: Host, D: Down> Session<H, D> {
     /// Moves what can be moved. Cancel-safe: all state is the session's.
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         self.now = Instant::now();
@@ -90,7 +89,10 @@ impl<H: Host> Session<H> {
                     self.route.metrics.bytes_in(self.host.metrics(), count as u64);
                 }
                 Poll::Ready(Err(error)) if is_end(&error) => flow.end = Some(End::Closed),
-                Poll::Ready(Err(_)) => return Poll::Ready(Step::Close(CloseReason::ClientReset)),
+                Poll::Ready(Err(_)) => {
+                    let reason = self.down.fault().unwrap_or(CloseReason::ClientReset);
+                    return Poll::Ready(Step::Close(reason));
+                }
             }
         }
     }
@@ -100,7 +102,9 @@ impl<H: Host> Session<H> {
         if !self.inward.is_at_rest() {
             return Poll::Ready(Step::Close(CloseReason::ClientFrame(crate::frame::FrameError::Truncated)));
         }
-        let Some(link) = &mut self.up else { return Poll::Ready(Step::Close(CloseReason::ClientClosed)) };
+        let Some(link) = self.up.as_mut().filter(|_| !D::WHOLE) else {
+            return Poll::Ready(Step::Close(CloseReason::ClientClosed));
+        };
         if !self.inward.shut {
             self.half_closed.get_or_insert(self.now);
             if ready!(Pin::new(&mut link.stream).poll_shutdown(context)).is_err() {
@@ -222,7 +226,7 @@ impl Flow {
     fn poll_write(
         &mut self,
         context: &mut Context<'_>,
-        sink: &mut Stream,
+        sink: &mut (impl AsyncWrite + Unpin),
         now: Instant,
     ) -> Poll<io::Result<()>> {
         while self.written < self.ready {
@@ -259,7 +263,11 @@ impl Flow {
 
     /// Pushes out what the sink holds; what does not go out now is pushed again
     /// when the task is woken for it.
-    fn poll_flush(&mut self, context: &mut Context<'_>, sink: &mut Stream) -> io::Result<()> {
+    fn poll_flush(
+        &mut self,
+        context: &mut Context<'_>,
+        sink: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<()> {
         if self.unflushed
             && let Poll::Ready(outcome) = Pin::new(sink).poll_flush(context)
         {

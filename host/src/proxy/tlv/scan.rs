@@ -6,7 +6,7 @@ use std::time::Instant as Clock;
 use tokio::time::Instant;
 
 use super::recovery::Facts;
-use super::{CloseReason, End, Flow, Host, Session};
+use super::{CloseReason, Down, End, Flow, Host, Session};
 use crate::config::objects::HeartbeatMode;
 use crate::filter::{FilterNote, FrameContext, FrameVerdict};
 use crate::frame::{Frame, FrameField, FrameFormat, Piece};
@@ -52,9 +52,10 @@ enum Fate {
 }
 
 /// The header of a frame as filters see it.
-pub(super) struct Header<'a> {
-    format: &'a FrameFormat,
-    head: &'a [u8],
+pub(in crate::proxy) struct Header<'a> {
+    pub(in crate::proxy) format: &'a FrameFormat,
+    /// The frame, or its first bytes with the whole header.
+    pub(in crate::proxy) head: &'a [u8],
 }
 
 impl FrameFields for Header<'_> {
@@ -83,10 +84,14 @@ fn command(format: &FrameFormat, head: &[u8]) -> u32 {
     format.command().map_or(0, |field| u32::try_from(field.read(head)).unwrap_or(u32::MAX))
 }
 
-impl<H: Host> Session<H> {
+impl<H: Host, D: Down> Session<H, D> {
     /// Frames up to this size are held until they are whole.
     fn hold(&self) -> usize {
-        if self.recovery.is_some() { usize::MAX } else { self.host.buffers().limits().common_bytes }
+        if D::WHOLE || self.recovery.is_some() {
+            usize::MAX
+        } else {
+            self.host.buffers().limits().common_bytes
+        }
     }
 
     /// Looks at what waits from the client. Called when all that was ready is written.
@@ -257,7 +262,7 @@ impl<H: Host> Session<H> {
             client: &self.client,
             client_ip: self.client.ip(),
             listener: self.listener.id.as_str(),
-            protocol: "tlv",
+            protocol: self.down.protocol(),
             route: &self.route.id,
             command: Some(held.facts.command.into()),
             sequence: Some(held.facts.sequence),
@@ -316,7 +321,11 @@ fn account(recovery: &mut super::Recovery, settings: &TlvSettings, flow: &mut Fl
 }
 
 /// What becomes of a frame, where it is not to pass.
-fn decide<H: Host>(session: &Session<H>, frame: &Frame<'_>, facts: Facts) -> Option<(Fate, &'static str)> {
+fn decide<H: Host, D: Down>(
+    session: &Session<H, D>,
+    frame: &Frame<'_>,
+    facts: Facts,
+) -> Option<(Fate, &'static str)> {
     let settings = &*session.settings;
     let is_heartbeat = settings.heartbeat == Some(facts.command);
     if is_heartbeat && settings.heartbeat_mode == HeartbeatMode::Answer {

@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::relay::Step;
-use super::{CloseReason, Ending, Host, Session};
+use super::{CloseReason, Down, Ending, Host, Session};
 use crate::config::objects::OnChange;
 use crate::snapshot::{StreamFlow, StreamRoute};
 
 /// How long before its deadline a drain has closed every session.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 
-impl<H: Host> Session<H> {
+impl<H: Host, D: Down> Session<H, D> {
     /// What drain, configuration and the state of the line ask for. Cheap: the
     /// task looks every time it runs, and is woken when one of them changes.
     pub(super) fn orders(&mut self) -> Option<Step> {
@@ -26,7 +26,7 @@ impl<H: Host> Session<H> {
         let revision = self.host.revision();
         if revision != self.revision {
             self.revision = revision;
-            let route = self.host.stream_route(&self.route.id);
+            let route = self.host.stream_route(&self.route);
             if let Some(step) = self.route_changed(route) {
                 return Some(step);
             }
@@ -132,7 +132,8 @@ impl<H: Host> Session<H> {
             Some(_) => CloseReason::HeartbeatMissed,
             None => CloseReason::IdleTimeout,
         };
-        let mut nearest = (self.heard + idle, Some(silence));
+        let heard = self.down.heard().map_or(self.heard, |heard| heard.max(self.heard));
+        let mut nearest = (heard + idle, Some(silence));
         let mut due = |at: Option<Instant>, reason: Option<CloseReason>| {
             if let Some(at) = at
                 && at < nearest.0

@@ -13,7 +13,7 @@ use crate::proxy::dial::dial;
 use crate::proxy::tcp::connect_limit;
 use crate::proxy::{SharedWorker, Worker};
 use crate::route::StreamRouter;
-use crate::snapshot::StreamRoute;
+use crate::snapshot::{BridgedRoutes, StreamRoute};
 
 /// How soon sessions at rest learn of a line that went down or a changed route.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
@@ -23,13 +23,18 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 /// such task a worker costs less than a timer or a waiting list in every
 /// session; it ends with its worker.
 pub async fn watch(worker: SharedWorker) {
-    let mut known = worker.snapshot().stream_routes.clone();
-    let mut losses = losses_of(&known);
+    let seen = || {
+        let snapshot = worker.snapshot();
+        (snapshot.stream_routes.clone(), Arc::clone(&snapshot.bridged))
+    };
+    let mut known = seen();
+    let mut losses = losses_of(&known.0, &known.1);
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
-        let routes = worker.snapshot().stream_routes.clone();
-        let now = losses_of(&routes);
-        if now != losses || !routes.is_same(&known) {
+        let routes = seen();
+        let now = losses_of(&routes.0, &routes.1);
+        let is_same = routes.0.is_same(&known.0) && Arc::ptr_eq(&routes.1, &known.1);
+        if now != losses || !is_same {
             (known, losses) = (routes, now);
             worker.tasks.wake_all();
         }
@@ -37,8 +42,8 @@ pub async fn watch(worker: SharedWorker) {
 }
 
 /// A number that changes when a line of any route goes down.
-fn losses_of(routes: &StreamRouter<Arc<StreamRoute>>) -> u32 {
-    let upstreams = routes.iter().filter_map(|route| route.upstream.as_ref());
+fn losses_of(routes: &StreamRouter<Arc<StreamRoute>>, bridged: &BridgedRoutes) -> u32 {
+    let upstreams = routes.iter().chain(bridged.values()).filter_map(|route| route.upstream.as_ref());
     let lines = upstreams.flat_map(|upstream| upstream.lines.iter());
     lines.fold(0, |sum: u32, line| sum.wrapping_add(line.losses()))
 }
@@ -64,8 +69,12 @@ impl Host for Worker {
         self.snapshot().revision
     }
 
-    fn stream_route(&self, id: &str) -> Option<Arc<StreamRoute>> {
-        self.snapshot().stream_routes.get(id).cloned()
+    fn stream_route(&self, route: &StreamRoute) -> Option<Arc<StreamRoute>> {
+        let snapshot = self.snapshot();
+        match route.is_bridged {
+            true => snapshot.bridged.get(&route.id).cloned(),
+            false => snapshot.stream_routes.get(&route.id).cloned(),
+        }
     }
 
     fn dial<'a>(

@@ -88,7 +88,7 @@ impl Host for TestHost {
         self.revision.get()
     }
 
-    fn stream_route(&self, _: &str) -> Option<Arc<StreamRoute>> {
+    fn stream_route(&self, _: &StreamRoute) -> Option<Arc<StreamRoute>> {
         self.route.borrow().clone()
     }
 
@@ -126,6 +126,7 @@ pub(super) fn route(conf: TlvConf, chain: Chain, on_change: OnChange, identity: 
         on_change,
         timeouts: None,
         identity,
+        is_bridged: false,
         chain: Arc::new(chain),
         labels: None,
         metrics: Metrics::new(1, "test").stream_route("im"),

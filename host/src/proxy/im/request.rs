@@ -1,0 +1,280 @@
+//! A request that becomes a frame, and the reply that becomes its response.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant as Clock};
+
+use tokio::time::Instant;
+
+use crate::filter::{FrameContext, FrameVerdict, LocalResponse};
+use crate::message::{Downstream, Outgoing, TranscodeProblem};
+use crate::net::LazyTimer;
+use crate::observe::ReasonFamily;
+use crate::proxy::error::{ProxyError, refusal};
+use crate::proxy::http::{Passed, answer, local_bounds};
+use crate::proxy::journey::Journey;
+use crate::proxy::tlv::Header;
+use crate::proxy::transfer;
+use crate::upstream::{NoLine, Target, Tried};
+
+use super::Way;
+use super::line::{Opening, run};
+use super::mux::{Answer, Asked, Line, Lost, NotTaken, Ticket};
+use super::translate::{ErrorFrame, encode_frame};
+
+/// The time a request has where the route sets none.
+const REQUEST_TIME: Duration = Duration::from_secs(60);
+
+/// Sends a request by way of the transcoder and answers with the reply.
+pub(super) async fn exchange<D: Downstream>(
+    journey: &mut Journey,
+    way: Way<'_>,
+    caller: Option<u64>,
+    down: &mut D,
+    timer: &mut LazyTimer,
+) -> Result<Passed, ProxyError> {
+    let Some(transcoder) = &way.route.transcoder else { return Err(ProxyError::WebSocketOnly) };
+    let limits = &way.edge.settings.limits;
+    let body = match journey.exchange.body.clone() {
+        Some(body) => body,
+        None => {
+            let max = way.bridge.requests.body_max as usize;
+            transfer::collect_request(down, max, timer, &local_bounds(limits)).await?
+        }
+    };
+    let (head, client) = (&journey.exchange.request, journey.exchange.client_ip);
+    let outgoing = transcoder.encode_request(head, client, &body, caller).map_err(ProxyError::Transcode)?;
+    drop(body);
+    let deadline = Instant::now() + time_of(&way);
+    if let Some(refused) = Box::pin(filter(journey, &way, &outgoing, caller)).await? {
+        return answer(journey, way.filters, way.edge, down, timer, refused).await.map(|()| Passed::Answered);
+    }
+    let began = Clock::now();
+    journey.forwarded = Some(began);
+    let reply = ask(journey, &way, &outgoing, caller, Waiting { down, timer, deadline }).await?;
+    journey.header = Some(began.elapsed());
+    let response = respond(journey, &way, &outgoing, reply)?;
+    answer(journey, way.filters, way.edge, down, timer, response).await.map(|()| Passed::Answered)
+}
+
+/// The whole time of a request: the route's own, or that of a read.
+fn time_of(way: &Way<'_>) -> Duration {
+    let timeouts = &way.route.timeouts;
+    let read = Some(timeouts.read).filter(|read| !read.is_zero());
+    timeouts.total.into_iter().chain(read).min().unwrap_or(REQUEST_TIME)
+}
+
+/// Asks the filters that look at frames; a refusal is answered as they say.
+async fn filter(
+    journey: &Journey,
+    way: &Way<'_>,
+    outgoing: &Outgoing,
+    caller: Option<u64>,
+) -> Result<Option<LocalResponse>, ProxyError> {
+    let frames = &way.bridge.frames;
+    if !frames.chain.sees_frames() {
+        return Ok(None);
+    }
+    let tlv = &way.bridge.tlv;
+    let mut bytes = Vec::new();
+    encode_frame(tlv, &mut bytes, outgoing.command, 0, caller, &outgoing.body)
+        .map_err(ProxyError::Transcode)?;
+    let header = Header { format: &tlv.format, head: &bytes };
+    let context = FrameContext {
+        client: &journey.exchange.client,
+        labels: frames.labels.as_deref(),
+        frame: &header,
+        now: Clock::now(),
+    };
+    let code = match frames.chain.on_frame(&context) {
+        FrameVerdict::Pass => return Ok(None),
+        FrameVerdict::Delay(time) => {
+            tokio::time::sleep(time).await;
+            return Ok(None);
+        }
+        FrameVerdict::Drop(code) | FrameVerdict::Reject(code) | FrameVerdict::Close(code) => code,
+        FrameVerdict::Reply(_) => "filtered",
+    };
+    let status = if code == "rate_limited" { 429 } else { 403 };
+    let id = journey.exchange.request_id.get();
+    Ok(Some(refusal(status, code, "refused by a filter of this route", id)))
+}
+
+/// What waiting for a reply needs of the client's side.
+struct Waiting<'a, D> {
+    down: &'a mut D,
+    timer: &'a mut LazyTimer,
+    deadline: Instant,
+}
+
+/// Sends the frame to one node after the other until one answers.
+async fn ask<D: Downstream>(
+    journey: &mut Journey,
+    way: &Way<'_>,
+    outgoing: &Outgoing,
+    caller: Option<u64>,
+    mut waiting: Waiting<'_, D>,
+) -> Result<Answer, ProxyError> {
+    let hash = way.upstream.hash_key(&journey.exchange.subject());
+    let login = login_of(journey, way, caller)?;
+    let is_safe = way.bridge.tlv.safe.contains(outgoing.command);
+    let asked =
+        Asked { command: outgoing.command, reply: outgoing.reply, user: caller, body: &outgoing.body };
+    let mut tried = Tried::default();
+    let mut last: Option<ProxyError> = None;
+    loop {
+        let target = match way.upstream.select(hash, &mut tried) {
+            Ok(target) => target,
+            // A connection that broke says little of its node: a fresh one to the
+            // same node is an attempt like any other.
+            Err(NoLine::AllTried) if last.is_some() => {
+                tried.clear();
+                match way.upstream.select(hash, &mut tried) {
+                    Ok(target) => target,
+                    Err(none) => return Err(ProxyError::NoLine(none)),
+                }
+            }
+            Err(none) => return Err(ProxyError::NoLine(none)),
+        };
+        let line = pick(journey, way, &target, &login, caller)?;
+        journey.attempts += 1;
+        journey.target = Some(target);
+        let ticket = match line.send(&way.bridge.tlv, asked, way.bridge.requests.quarantine) {
+            Ok(ticket) => ticket,
+            Err(NotTaken::Request(problem)) => return Err(ProxyError::Transcode(problem)),
+            Err(NotTaken::Line) => return Err(ProxyError::Busy),
+        };
+        let outcome = wait(ticket, &mut waiting).await?;
+        journey.address = line.address.get();
+        let (error, reason) = match outcome {
+            Ok(answer) => return Ok(answer),
+            Err(Lost::Login(problem)) => return Err(ProxyError::Transcode(problem)),
+            Err(Lost::Unsent(reason)) => (ProxyError::RequestLost, reason),
+            Err(Lost::Sent) if is_safe => (ProxyError::RequestLost, "request_lost"),
+            Err(Lost::Sent) => return Err(ProxyError::RequestLost),
+        };
+        journey.worker.metrics.reason(ReasonFamily::Upstream, reason);
+        if journey.attempts > way.upstream.retries {
+            return Err(error);
+        }
+        last = Some(error);
+    }
+}
+
+/// What the connection must begin with, as text; empty without a login.
+fn login_of(journey: &Journey, way: &Way<'_>, caller: Option<u64>) -> Result<Vec<u8>, ProxyError> {
+    let Some(login) = &way.bridge.login else { return Ok(Vec::new()) };
+    Ok(login.text(&journey.exchange.subject(), caller))
+}
+
+fn pick(
+    journey: &Journey,
+    way: &Way<'_>,
+    target: &Target,
+    login: &[u8],
+    caller: Option<u64>,
+) -> Result<Rc<Line>, ProxyError> {
+    let worker = &journey.worker;
+    let mut failed = None;
+    let picked = worker.im.mux.pick(target, login, &way.bridge.requests, |line| {
+        let frame = match login_frame(way, login, caller) {
+            Ok(frame) => frame,
+            Err(problem) => {
+                worker.im.mux.forget(&line);
+                failed = Some(problem);
+                return;
+            }
+        };
+        let opening = Opening {
+            worker: Rc::clone(worker),
+            target: target.again(),
+            settings: Arc::clone(&way.bridge.tlv),
+            login: frame,
+            idle_timeout: way.bridge.requests.idle_timeout,
+            send_timeout: way.edge.settings.limits.send_timeout,
+        };
+        worker.tasks.spawn(run(line, opening));
+    });
+    match failed {
+        Some(problem) => Err(ProxyError::Transcode(problem)),
+        None => picked.map_err(|_| ProxyError::Busy),
+    }
+}
+
+/// The frame of a login and its command.
+fn login_frame(
+    way: &Way<'_>,
+    login: &[u8],
+    caller: Option<u64>,
+) -> Result<Option<(Vec<u8>, u32)>, TranscodeProblem> {
+    let Some(transcoder) = way.route.transcoder.as_ref().filter(|_| !login.is_empty()) else {
+        return Ok(None);
+    };
+    // A login that cannot be made is the operator's fault, not the client's.
+    let wrong = |problem: TranscodeProblem| TranscodeProblem {
+        status: 500,
+        message: format!("protocol.requests.login: {problem}"),
+        path: String::new(),
+    };
+    let outgoing = transcoder.encode_message(login, caller).map_err(wrong)?.outgoing;
+    let mut bytes = Vec::new();
+    encode_frame(&way.bridge.tlv, &mut bytes, outgoing.command, 0, caller, &outgoing.body).map_err(wrong)?;
+    Ok(Some((bytes, outgoing.command)))
+}
+
+/// Waits for the reply, the deadline, or the client's leaving.
+async fn wait<D: Downstream>(
+    mut ticket: Ticket,
+    waiting: &mut Waiting<'_, D>,
+) -> Result<Result<Answer, Lost>, ProxyError> {
+    poll_fn(|context| {
+        if let Poll::Ready(answer) = ticket.poll(context) {
+            return Poll::Ready(Ok(answer));
+        }
+        if waiting.down.is_end() && waiting.down.poll_gone(context).is_ready() {
+            return Poll::Ready(Err(ProxyError::Gone));
+        }
+        waiting.timer.poll_until(context, waiting.deadline).map(|()| Err(ProxyError::Deadline))
+    })
+    .await
+}
+
+/// The response of a reply.
+fn respond(
+    journey: &Journey,
+    way: &Way<'_>,
+    outgoing: &Outgoing,
+    reply: Answer,
+) -> Result<LocalResponse, ProxyError> {
+    let tlv = &way.bridge.tlv;
+    let (Some(expected), Some(transcoder)) = (outgoing.reply, &way.route.transcoder) else {
+        return Ok(LocalResponse::json(202, "", &serde_json::json!({})));
+    };
+    let is_error = tlv.error.is_some_and(|(error, _)| error == reply.command && error != expected);
+    if is_error {
+        return Ok(upstream_refusal(journey, &ErrorFrame::read(tlv, &reply.body).unwrap_or_default()));
+    }
+    let body = transcoder
+        .decode_reply(outgoing.command, reply.command, &reply.body)
+        .map_err(ProxyError::Transcode)?;
+    let mut response = LocalResponse::new(200, "");
+    response.head.fields.append(b"Content-Type", b"application/json");
+    response.body = body.into();
+    Ok(response)
+}
+
+/// What the upstream's error frame says, over HTTP.
+fn upstream_refusal(journey: &Journey, error: &ErrorFrame) -> LocalResponse {
+    let status = error.status();
+    let body = serde_json::json!({
+        "error_msg": error.text, "code": error.code, "request_id": journey.exchange.request_id.get(),
+    });
+    let mut response = LocalResponse::json(status, "upstream_refused", &body);
+    if matches!(status, 429 | 503) {
+        let seconds = error.retry_after_ms.div_ceil(1000).max(1);
+        response.head.fields.append(b"Retry-After", itoa::Buffer::new().format(seconds).as_bytes());
+    }
+    response
+}

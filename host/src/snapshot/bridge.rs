@@ -1,0 +1,239 @@
+//! HTTP routes whose upstream speaks frames, resolved.
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{StreamRoute, TlvSettings};
+use crate::config::Problem;
+use crate::config::objects::{self, Plugins, RequestsConf, RouteProtocol, SessionsConf, WebSocketConf};
+use crate::message::{Captures, IpSet, Origin, Stage, Subject, Template, Variable};
+
+/// The frame side of HTTP routes, by the route's id.
+pub type BridgedRoutes = BTreeMap<Arc<str>, Arc<StreamRoute>>;
+
+/// What stands for the caller in `requests.login`.
+const CALLER: &str = "$im_user";
+
+/// How an HTTP route makes frames of what its clients send.
+#[derive(Debug)]
+pub struct Bridge {
+    /// The sessions of its WebSocket and polling clients, as of a stream route:
+    /// filters that look at frames, the upstream, counters.
+    pub frames: Arc<StreamRoute>,
+    /// How frames are handled.
+    pub tlv: Arc<TlvSettings>,
+    /// Who the caller is; none: frames of requests name nobody.
+    pub caller: Option<CallerRule>,
+    /// What each shared connection begins with.
+    pub login: Option<LoginText>,
+    /// Requests.
+    pub requests: RequestsConf,
+    /// WebSocket clients.
+    pub websocket: WebSocketConf,
+    /// Sessions clients come back to.
+    pub sessions: SessionsConf,
+}
+
+/// Where the caller's number is read from.
+#[derive(Debug)]
+pub struct CallerRule {
+    variable: Variable,
+    /// The client itself writes it, so that it counts only from trusted hops.
+    is_claim: bool,
+    from: IpSet,
+}
+
+impl CallerRule {
+    fn parse(protocol: &RouteProtocol) -> Result<Option<Self>, Problem> {
+        let Some(text) = protocol.user.as_deref() else { return Ok(None) };
+        let name = text.strip_prefix('$').unwrap_or(text);
+        let variable = Variable::parse(name, Stage::Request)
+            .map_err(|error| problem("protocol.user", error.to_string(), Some(text)))?;
+        let is_claim = ["http_", "cookie_", "arg_", "post_arg", "uri_param_", "request_body", "graphql_"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix));
+        if variable.needs_body() {
+            let message = "the body never says who the caller is".to_owned();
+            return Err(problem("protocol.user", message, Some(text)));
+        }
+        Ok(Some(Self { variable, is_claim, from: IpSet::of(&protocol.user_from) }))
+    }
+
+    /// The caller of a request; `is_trusted` says whether the listener trusts
+    /// the hop it came by. `None` when nobody trusted names one.
+    #[must_use]
+    pub fn caller(&self, subject: &Subject<'_>, is_trusted: bool) -> Option<u64> {
+        let is_believed = !self.is_claim
+            || match self.from.is_empty() {
+                true => is_trusted,
+                false => self.from.contains(subject.client.ip()),
+            };
+        if !is_believed {
+            return None;
+        }
+        let value = self.variable.read(subject)?;
+        std::str::from_utf8(&value).ok()?.trim().parse().ok()
+    }
+}
+
+/// The message shared connections begin with.
+#[derive(Debug)]
+pub struct LoginText {
+    /// Between two of them stands the caller.
+    pieces: Vec<Template>,
+}
+
+impl LoginText {
+    fn parse(text: &str) -> Result<Self, Problem> {
+        let pieces = text
+            .split(CALLER)
+            .map(|piece| Template::parse(piece, Stage::Request, Captures::None))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| problem("protocol.requests.login", error.to_string(), Some(text)))?;
+        if pieces.iter().any(Template::needs_body) {
+            let message = "the body never says who the caller is".to_owned();
+            return Err(problem("protocol.requests.login", message, Some(text)));
+        }
+        Ok(Self { pieces })
+    }
+
+    /// The text for a request and its caller. What is filled in is escaped as
+    /// the inside of a JSON string.
+    #[must_use]
+    pub fn text(&self, subject: &Subject<'_>, caller: Option<u64>) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (index, piece) in self.pieces.iter().enumerate() {
+            if index > 0 {
+                out.extend_from_slice(itoa::Buffer::new().format(caller.unwrap_or(0)).as_bytes());
+            }
+            piece.fill_with(
+                subject,
+                |_| None,
+                |origin, bytes| match origin {
+                    Origin::Template => out.extend_from_slice(bytes),
+                    Origin::Filled => {
+                        let text = String::from_utf8_lossy(bytes);
+                        let quoted = serde_json::to_string(&text).unwrap_or_default();
+                        out.extend_from_slice(
+                            quoted.trim_start_matches('"').trim_end_matches('"').as_bytes(),
+                        );
+                    }
+                },
+            );
+        }
+        out
+    }
+}
+
+impl Bridge {
+    /// Resolves what an operator wrote.
+    ///
+    /// # Errors
+    /// Names the field.
+    pub fn new(
+        protocol: &RouteProtocol,
+        frames: StreamRoute,
+        tlv: Arc<TlvSettings>,
+    ) -> Result<Self, Vec<Problem>> {
+        if tlv.format.command().is_none() || tlv.format.sequence().is_none() {
+            let message = "needs the roles command and sequence, which the format lacks".to_owned();
+            let format = tlv.format.id().to_owned();
+            return Err(vec![problem("protocol.conf.frame_format", message, Some(&format))]);
+        }
+        let caller = CallerRule::parse(protocol).map_err(|problem| vec![problem])?;
+        let login = protocol.requests.login.as_deref().map(LoginText::parse).transpose();
+        Ok(Self {
+            frames: Arc::new(frames),
+            tlv,
+            caller,
+            login: login.map_err(|problem| vec![problem])?,
+            requests: protocol.requests.clone(),
+            websocket: protocol.websocket.clone(),
+            sessions: protocol.sessions.clone(),
+        })
+    }
+}
+
+fn problem(field: &str, message: String, value: Option<&str>) -> Problem {
+    Problem { field: field.to_owned(), message, value: value.map(|value| format!("{value:?}")) }
+}
+
+/// Parts the plugins of a route whose upstream speaks frames: those that look
+/// at frames, and those that look at requests. Limits count frames when their
+/// key or their `rejected` says so.
+#[must_use]
+pub(super) fn part_plugins(plugins: &Plugins) -> (Plugins, Plugins) {
+    let looks_at_frames = |config: &serde_json::Value| {
+        let key = config.get("key").and_then(serde_json::Value::as_str);
+        key.is_some_and(|key| key.contains("frame_")) || config.get("rejected").is_some()
+    };
+    let (frames, requests): (SmallVec<[_; 8]>, SmallVec<[_; 8]>) = plugins
+        .iter()
+        .map(|(name, plugin)| (name.clone(), plugin.clone()))
+        .partition(|(_, plugin)| looks_at_frames(&plugin.config));
+    (requests.into_iter().collect(), frames.into_iter().collect())
+}
+
+/// What of a route touches its sessions when it changes.
+pub(super) fn bridge_identity(route: &objects::Route, upstream: &str) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    // The JSON form is canonical enough, as for stream routes.
+    serde_json::to_string(&route.protocol).unwrap_or_default().hash(&mut hasher);
+    upstream.hash(&mut hasher);
+    route.enable_websocket.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Client, Fields, Method, RequestHead, Scheme, Version};
+
+    fn client(ip: &str) -> Client {
+        let address = format!("{ip}:1").parse().unwrap();
+        Client { peer: address, address, local: address, tls: None, path: None }
+    }
+
+    fn request(user: &str) -> RequestHead {
+        let mut fields = Fields::default();
+        fields.append(b"x-user-id", user.as_bytes());
+        let (authority, path) = (fields.store(b"a.test"), fields.store(b"/"));
+        RequestHead::new(Method::Get, Version::Http11, Scheme::Http, authority, path, None, fields)
+    }
+
+    fn rule(user: &str, from: &[&str]) -> Result<Option<CallerRule>, Problem> {
+        let user_from = from.iter().map(|net| net.parse().unwrap()).collect();
+        CallerRule::parse(&RouteProtocol { user: Some(user.into()), user_from, ..RouteProtocol::default() })
+    }
+
+    #[test]
+    fn a_header_names_the_caller_only_from_trusted_hops() {
+        let rule_by_listener = rule("$http_x_user_id", &[]).unwrap().unwrap();
+        let by_address = rule("$http_x_user_id", &["10.0.0.0/8"]).unwrap().unwrap();
+        let head = request("17");
+        for (ip, trusted, listener, address) in
+            [("10.1.1.1", false, None, Some(17)), ("192.0.2.1", true, Some(17), None)]
+        {
+            let client = client(ip);
+            let subject = Subject::of_request(&client, client.ip(), &head);
+            assert_eq!(rule_by_listener.caller(&subject, trusted), listener);
+            assert_eq!(by_address.caller(&subject, trusted), address);
+        }
+        let (head, client) = (request("1 or 2"), client("10.1.1.1"));
+        assert_eq!(by_address.caller(&Subject::of_request(&client, client.ip(), &head), true), None);
+    }
+
+    #[test]
+    fn what_is_filled_into_a_login_stays_inside_its_string() {
+        let login = LoginText::parse(r#"{"body":{"user":$im_user,"token":"$http_x_user_id"}}"#).unwrap();
+        let (client, head) = (client("10.1.1.1"), request(r#"a","admin":"1"#));
+        let subject = Subject::of_request(&client, client.ip(), &head);
+        let text = login.text(&subject, Some(17));
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["body"]["user"], 17);
+        assert_eq!(value["body"]["token"], r#"a","admin":"1"#);
+    }
+}
