@@ -115,8 +115,7 @@ async fn browsers_and_phones_talk_to_each_other() {
         (&line["route"], &line["user"], &line["reason"]),
         (&json!("im"), &json!("1"), &json!("client_closed"))
     );
-    let line = sluice.logged("the handshake", |line| line["status"] == 101);
-    assert_eq!(line["uri"], "/ws");
+    sluice.logged("the handshake", |line| line["status"] == 101);
 }
 
 /// What came of a conversation.
