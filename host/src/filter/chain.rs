@@ -493,7 +493,8 @@ fn build_link(
         value => LocalBody { body: value.to_string().into(), content_type: "application/json" },
     });
     let priority = meta.priority.unwrap_or(priority);
-    let link = Link { filter, name, config: plugin.config.clone(), condition, error_response };
+    let config = plugin.config.clone();
+    let link = Link { filter, name, priority, config, condition, error_response };
     Ok(Some((priority, link)))
 }
 
@@ -696,8 +697,8 @@ impl<'a> Filters<'a> {
     #[must_use]
     pub fn transform_body(self, exchange: &mut Exchange, body: Bytes, is_whole: bool) -> Rewritten {
         let mut body = body;
-        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.as_deref());
-        for chain in self.chains().chain(consumer) {
+        let consumer = exchange.consumer.as_ref().and_then(|grant| grant.consumer.chain.clone());
+        for chain in self.chains().chain(consumer.as_deref()) {
             for (index, link) in chain.links.iter().enumerate() {
                 if exchange.rewriting[chain.slot] & (1 << index) == 0 {
                     continue;

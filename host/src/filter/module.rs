@@ -67,10 +67,6 @@ impl ModuleFilter {
         Self { plugin, wants }
     }
 
-    pub(super) fn plugin(&self) -> &Arc<Plugin> {
-        &self.plugin
-    }
-
     pub(super) fn phases(&self) -> &'static [Phase] {
         let wants = &self.wants;
         match (wants.request_head || wants.request_body, wants.response_head || wants.response_body) {

@@ -441,6 +441,19 @@ pub(super) enum Collected {
     Longer(Vec<u8>),
 }
 
+/// Reads the request's body whole; one that is longer is refused.
+pub(super) async fn collect_whole<D: Downstream>(
+    down: &mut D,
+    max: usize,
+    timer: &mut LazyTimer,
+    bounds: &Bounds<'_>,
+) -> Result<Bytes, ProxyError> {
+    match collect_request(down, max, Longer::Refuse, timer, bounds).await? {
+        Collected::Whole(body) => Ok(body),
+        Collected::Longer(_) => Err(ProxyError::BodyTooLarge(max as u64)),
+    }
+}
+
 /// Reads the request's body for filters that asked for it: whole, or the
 /// beginning of one that is longer than they want to see.
 pub(super) async fn collect_request<D: Downstream>(

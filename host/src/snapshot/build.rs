@@ -926,7 +926,10 @@ mod tests {
     impl Rig {
         fn new() -> Self {
             let environment = Environment::new(Options::default());
-            let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new());
+            let blobs = Arc::new(crate::config::source::DirectoryBlobs::new(".".into()));
+            let services = crate::plugin::Services::alone(".".into());
+            let modules = Modules::new(crate::plugin::EngineOptions::default(), services, blobs, 1);
+            let builder = Builder::new(environment, Metrics::new(1, "test"), Sessions::new(), modules);
             Self { store: Store::new(Box::new(|_, _| {})), builder }
         }
 

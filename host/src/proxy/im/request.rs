@@ -41,7 +41,7 @@ pub(super) async fn exchange<D: Downstream>(
         Some(body) => body,
         None => {
             let max = way.bridge.requests.body_max as usize;
-            transfer::collect_request(down, max, timer, &local_bounds(limits)).await?
+            transfer::collect_whole(down, max, timer, &local_bounds(limits)).await?
         }
     };
     let (head, client) = (&journey.exchange.request, journey.exchange.client_ip);
@@ -96,6 +96,7 @@ async fn filter(
         }
         FrameVerdict::Drop(code) | FrameVerdict::Reject(code) | FrameVerdict::Close(code) => code,
         FrameVerdict::Reply(_) => "filtered",
+        FrameVerdict::Rewrite(_) => "rewritten_request",
     };
     let status = if code == "rate_limited" { 429 } else { 403 };
     let id = journey.exchange.request_id.get();

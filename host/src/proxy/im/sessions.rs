@@ -127,7 +127,7 @@ async fn body_of<D: Downstream>(
         return Ok(body);
     }
     let max = way.bridge.websocket.message_max as usize;
-    transfer::collect_request(down, max, timer, &local_bounds(&way.edge.settings.limits)).await
+    transfer::collect_whole(down, max, timer, &local_bounds(&way.edge.settings.limits)).await
 }
 
 /// Makes a session; its first message, the login, may stand in the body.

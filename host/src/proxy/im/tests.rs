@@ -46,6 +46,7 @@ fn frame_chain(plugins: &Value) -> Chain {
     let context = BuildContext {
         kind: ChainKind::Frames,
         upstream: &|_| Err("none".to_owned()),
+        module: &|_| Ok(None),
         groups: &Groups::default(),
         https_port: 443,
         frame_fields: &fields,
