@@ -52,6 +52,9 @@ pub struct ModuleSource<'a> {
     pub config: &'a Value,
 }
 
+/// Finds a module, or says why there is none; `None` where it is not looked at.
+pub type FindModule<'a> = dyn Fn(ModuleSource<'_>) -> Result<Option<Arc<Plugin>>, String> + 'a;
+
 /// What building a chain takes from around it.
 #[derive(Clone, Copy)]
 pub struct BuildContext<'a> {
@@ -61,7 +64,7 @@ pub struct BuildContext<'a> {
     pub upstream: &'a dyn Fn(UpstreamSource<'_>) -> Result<Arc<Upstream>, String>,
     /// Finds a module with what a chain says about it, ready to be called; `None`
     /// leaves it out, where a chain is only checked.
-    pub module: &'a dyn Fn(ModuleSource<'_>) -> Result<Option<Arc<Plugin>>, String>,
+    pub module: &'a FindModule<'a>,
     /// Counters that routes share.
     pub groups: &'a Groups,
     /// Port that `redirect` sends clients to for HTTPS; 443 is left out of URLs.

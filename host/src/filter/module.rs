@@ -55,8 +55,8 @@ pub(super) enum Transformed {
 
 impl ModuleFilter {
     pub(super) fn new(plugin: Arc<Plugin>) -> Self {
-        let phases = &plugin.interest().phases;
-        let has = |phase: Phases| phases.clone() & phase.clone() == phase;
+        let phases = plugin.interest().phases;
+        let has = |phase: Phases| phases & phase == phase;
         let wants = Wants {
             request_head: has(Phases::REQUEST_HEAD),
             request_body: has(Phases::REQUEST_BODY),

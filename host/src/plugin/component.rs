@@ -209,7 +209,7 @@ fn find_exports(code: &Code) -> Exports {
         interface: Interface,
         names: [&str; N],
     ) -> Option<[ComponentExportIndex; N]> {
-        let instance = code.get_export_index(None, &interface.path())?;
+        let instance = code.get_export_index(None, interface.path())?;
         let mut found = Vec::with_capacity(N);
         for name in names {
             found.push(code.get_export_index(Some(&instance), name)?);

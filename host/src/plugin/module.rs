@@ -582,7 +582,7 @@ fn check_interest(component: &Component, interest: Interest) -> Result<Interest,
         (Phases::FRAMES, Interface::FrameFilter),
     ];
     for (phases, interface) in needs {
-        if (interest.phases.clone() & phases) != Phases::empty() && !component.has(interface) {
+        if (interest.phases & phases) != Phases::empty() && !component.has(interface) {
             let name = interface.name();
             return Err(LoadError::Interest(format!("phases of {name}, which it does not export")));
         }
@@ -606,7 +606,7 @@ fn check_interest(component: &Component, interest: Interest) -> Result<Interest,
 
 /// Calls what the module wants, with harmless input.
 async fn try_out(live: &mut Live, interest: &Interest) -> Result<(), CallError> {
-    let wants = |phase: Phases| (interest.phases.clone() & phase) != Phases::empty();
+    let wants = |phase: Phases| (interest.phases & phase) != Phases::empty();
     if wants(Phases::REQUEST_HEAD) {
         let text = b"GEThttplocalhost/127.0.0.1";
         let spans = [0, 3, 3, 4, 7, 9, 16, 1, 17, 9];

@@ -158,10 +158,11 @@ impl Modules {
         let print = serde_json::json!([shape, object.limits, object.grants, config]);
         let key = (object.id.clone(), Arc::from(print.to_string()));
         match self.uses.get(&key) {
-            Some(Use::Ready { plugin, .. }) => match plugin.upgrade() {
-                Some(plugin) => return Ok(plugin),
-                None => {}
-            },
+            Some(Use::Ready { plugin, .. }) => {
+                if let Some(plugin) = plugin.upgrade() {
+                    return Ok(plugin);
+                }
+            }
             Some(Use::Preparing) => return Err(Gap::Preparing),
             Some(Use::Refused { again: Some(again), .. }) if *again <= Instant::now() => {}
             Some(Use::Refused { why, .. }) => return Err(Gap::Refused(why.clone())),

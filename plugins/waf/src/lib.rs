@@ -15,9 +15,11 @@ use sluice_waf::{Engine, Transaction, Verdict};
 
 use config::{Config, Mode};
 
-/// Exchanges that one instance keeps between calls. More than the gateway lets
-/// run at once on an instance.
-const EXCHANGES_MAX: usize = 1024;
+/// Exchanges whose bodies or responses one instance waits for. Each takes some
+/// ten kilobytes and its body.
+const EXCHANGES_MAX: usize = 256;
+/// Exchanges whose responses get the header for tests and nothing else.
+const MARKED_MAX: usize = 4096;
 /// Transactions that are kept for later requests, with their buffers.
 const SPARE_MAX: usize = 8;
 /// What the log gets of one match, in characters.
@@ -27,6 +29,8 @@ struct Waf {
     config: Config,
     engine: Engine,
     open: Exchanges<Open>,
+    /// For the header for tests: the rules that matched.
+    marked: Exchanges<String>,
     spare: Vec<Transaction>,
 }
 
@@ -56,7 +60,13 @@ impl Plugin for Waf {
             log::write(log::Level::Warn, warning);
         }
         log::write(log::Level::Info, &format!("{} rules depend on the request", engine.rules()));
-        Ok(Self { config, engine, open: Exchanges::new(EXCHANGES_MAX), spare: Vec::new() })
+        Ok(Self {
+            config,
+            engine,
+            open: Exchanges::new(EXCHANGES_MAX),
+            marked: Exchanges::new(MARKED_MAX),
+            spare: Vec::new(),
+        })
     }
 
     fn interest(&self) -> Interest {
@@ -141,11 +151,23 @@ impl Waf {
 
     /// After the request: what is left to do comes with the response.
     fn after_request(&mut self, exchange: ExchangeId, mut open: Open) {
-        if self.wants_responses() {
+        if self.config.inspect_response {
             self.note(exchange, &mut open);
             self.open.insert(exchange, open);
-        } else {
-            self.end(exchange, open);
+            return;
+        }
+        let ids = ids(&open.transaction);
+        if self.config.debug_header.is_some() && !ids.is_empty() {
+            self.marked.insert(exchange, ids);
+        }
+        self.end(exchange, open);
+    }
+
+    /// The header for tests, where it is asked for and has something to tell.
+    fn mark(&self, ids: String) -> Edits {
+        match &self.config.debug_header {
+            Some(name) if !ids.is_empty() => Edits::new().set_field(name, ids),
+            _ => Edits::new(),
         }
     }
 
@@ -182,6 +204,12 @@ impl Waf {
     }
 }
 
+/// For an exchange that newer ones have pushed out: what was not judged does not
+/// go on.
+fn busy() -> Denial {
+    Denial::new(503, "limit").json(&Refusal { error_msg: "the firewall is busy", request_id: None })
+}
+
 /// The ids of the rules that matched, as the header for tests has them.
 fn ids(transaction: &Transaction) -> String {
     let ids: Vec<String> = transaction.matches().iter().map(|found| found.rule.to_string()).collect();
@@ -208,13 +236,7 @@ impl RequestFilter for Waf {
     }
 
     fn on_body(&mut self, exchange: ExchangeId, chunk: Vec<u8>, end: bool) -> ChunkVerdict {
-        let Some(mut open) = self.open.remove(exchange) else {
-            // The exchange was pushed out by newer ones: what was not judged
-            // does not go on.
-            return Denial::new(503, "limit")
-                .json(&Refusal { error_msg: "the firewall is busy", request_id: None })
-                .into();
-        };
+        let Some(mut open) = self.open.remove(exchange) else { return busy().into() };
         gather(&mut open.body, chunk);
         if !end {
             self.open.insert(exchange, open);
@@ -235,20 +257,19 @@ impl RequestFilter for Waf {
 
 impl ResponseFilter for Waf {
     fn on_head(&mut self, exchange: ExchangeId, head: ResponseHead<'_>, end: bool) -> HeadVerdict {
-        let Some(mut open) = self.open.remove(exchange) else { return HeadVerdict::Done };
-        if self.config.inspect_response {
-            let headers: Vec<(&[u8], &[u8])> =
-                head.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
-            let response =
-                sluice_waf::ResponseHead { status: head.status(), protocol: b"HTTP/1.1", headers: &headers };
-            if let Verdict::Deny(denial) = open.transaction.response_head(&response) {
-                return self.deny(exchange, open, denial).into();
-            }
-        }
-        let edits = match (&self.config.debug_header, ids(&open.transaction)) {
-            (Some(name), ids) if !ids.is_empty() => Edits::new().set_field(name, ids),
-            _ => Edits::new(),
+        let Some(mut open) = self.open.remove(exchange) else {
+            let ids = self.marked.remove(exchange).unwrap_or_default();
+            let edits = self.mark(ids);
+            return if edits.is_empty() { HeadVerdict::Done } else { edits.into() };
         };
+        let headers: Vec<(&[u8], &[u8])> =
+            head.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
+        let response =
+            sluice_waf::ResponseHead { status: head.status(), protocol: b"HTTP/1.1", headers: &headers };
+        if let Verdict::Deny(denial) = open.transaction.response_head(&response) {
+            return self.deny(exchange, open, denial).into();
+        }
+        let edits = self.mark(ids(&open.transaction));
         if !end && self.reads_response_bodies() && is_text(&head) {
             self.note(exchange, &mut open);
             self.open.insert(exchange, open);
@@ -259,7 +280,7 @@ impl ResponseFilter for Waf {
     }
 
     fn on_body(&mut self, exchange: ExchangeId, chunk: Vec<u8>, end: bool) -> ChunkVerdict {
-        let Some(mut open) = self.open.remove(exchange) else { return ChunkVerdict::Forward };
+        let Some(mut open) = self.open.remove(exchange) else { return busy().into() };
         gather(&mut open.body, chunk);
         if !end {
             self.open.insert(exchange, open);

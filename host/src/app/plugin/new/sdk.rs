@@ -86,7 +86,11 @@ mod tests {
     fn files(folder: &Path, found: &mut BTreeSet<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() { files(&path, found) } else { drop(found.insert(path)) }
+            if path.is_dir() {
+                files(&path, found);
+            } else {
+                found.insert(path);
+            }
         }
     }
 

@@ -444,7 +444,7 @@ mod tests {
         assert_eq!(told(&mirror.take(vec![put("routes/n", 6)], later)), ["routes/n at 6"]);
         assert_eq!(mirror.due(), Some(later + REFILL_QUIET), "a write puts it off");
         let gone = mirror.release(later + REFILL_QUIET);
-        assert_eq!(told(&gone), ["routes/b gone", "upstreams/u gone"]);
+        assert_eq!(told(&gone), ["upstreams/u gone", "routes/b gone"]);
         assert!(mirror.problems().is_empty());
     }
 

@@ -105,9 +105,10 @@ impl Transform {
             Lowercase => ByteSet::EMPTY.with_range(b'A', b'Z'),
             NormalizePath => ByteSet::of(b"/."),
             NormalizePathWin => ByteSet::of(b"/.\\"),
-            RemoveComments | RemoveCommentsChar => ByteSet::of(b"/*-#<"),
+            // Each mark of a comment has one of these in it.
+            RemoveComments | RemoveCommentsChar => ByteSet::of(b"*-#"),
             RemoveNulls | ReplaceNulls => ByteSet::of(b"\0"),
-            ReplaceComments => ByteSet::of(b"/"),
+            ReplaceComments => ByteSet::of(b"*"),
             SqlHexDecode => ByteSet::of(b"xX"),
             Uppercase => ByteSet::EMPTY.with_range(b'a', b'z'),
             UrlDecode | UrlDecodeUni => ByteSet::of(b"%+"),

@@ -35,9 +35,8 @@ pub(super) struct Scratch {
     seen_texts: Vec<TextId>,
     folded: Vec<u8>,
     literals: Vec<u32>,
-    /// Of each literal the last scan that found it.
-    found_in: Vec<u32>,
-    scan: u32,
+    /// A bit for each literal: whether this scan has found it already.
+    found: Vec<u64>,
 }
 
 impl Scratch {
@@ -48,25 +47,24 @@ impl Scratch {
             seen_texts: Vec::new(),
             folded: Vec::new(),
             literals: Vec::new(),
-            found_in: vec![0; program.literal_gates.len()],
-            scan: 0,
+            found: vec![0; program.literal_gates.len().div_ceil(64)],
         }
     }
 
     /// Leaves the gates whose literals stand in a text, in order.
     fn scan(&mut self, program: &Program, text: &[u8], hits: &mut Vec<u32>) {
         grams::fold_into(text, &mut self.folded);
-        self.scan += 1;
         self.literals.clear();
         program.grams.scan(&self.folded, |literal| {
-            let found_in = &mut self.found_in[literal as usize];
-            if *found_in != self.scan {
-                *found_in = self.scan;
+            let (word, bit) = (&mut self.found[literal as usize / 64], 1 << (literal % 64));
+            if *word & bit == 0 {
+                *word |= bit;
                 self.literals.push(literal);
             }
         });
         let start = hits.len();
         for &literal in &self.literals {
+            self.found[literal as usize / 64] = 0;
             hits.extend_from_slice(&program.literal_gates[literal as usize]);
         }
         hits[start..].sort_unstable();

@@ -14,8 +14,17 @@ use crate::text::table::TextId;
 /// A value before an operator.
 struct Shown<'a> {
     variable: Variable,
-    name: &'a [u8],
+    name: Name<'a>,
     text: TextId,
+}
+
+/// The name of a value within its collection.
+#[derive(Clone, Copy)]
+enum Name<'a> {
+    /// One of the table of texts.
+    Text(TextId),
+    /// One that was put together.
+    Bytes(&'a [u8]),
 }
 
 impl Transaction {
@@ -203,14 +212,8 @@ impl Transaction {
         if !target.selector.accepts(name) || self.is_left_out(program, at, link, target.variable, name) {
             return false;
         }
-        let name = name.to_vec();
-        self.show(
-            program,
-            at,
-            link,
-            Shown { variable: target.variable, name: &name, text: item.text },
-            argument,
-        )
+        let shown = Shown { variable: target.variable, name: Name::Text(item.name), text: item.text };
+        self.show(program, at, link, shown, argument)
     }
 
     fn on_computed(
@@ -229,23 +232,13 @@ impl Transaction {
                 Selector::Key(key) => key.to_vec(),
                 _ => Vec::new(),
             };
-            return self.show(
-                program,
-                at,
-                link,
-                Shown { variable: target.variable, name: &name, text },
-                argument,
-            );
+            let shown = Shown { variable: target.variable, name: Name::Bytes(&name), text };
+            return self.show(program, at, link, shown, argument);
         }
         let mut any = false;
         for (name, text) in &values {
-            any |= self.show(
-                program,
-                at,
-                link,
-                Shown { variable: target.variable, name, text: *text },
-                argument,
-            );
+            let shown = Shown { variable: target.variable, name: Name::Bytes(name), text: *text };
+            any |= self.show(program, at, link, shown, argument);
         }
         any
     }
@@ -319,9 +312,13 @@ impl Transaction {
             return false;
         }
         let mut name = shown.variable.name().as_bytes().to_vec();
-        if !shown.name.is_empty() {
+        let own = match shown.name {
+            Name::Text(id) => self.texts.get(id),
+            Name::Bytes(bytes) => bytes,
+        };
+        if !own.is_empty() {
             name.push(b':');
-            name.extend_from_slice(shown.name);
+            name.extend_from_slice(own);
         }
         self.matched.push((name, text));
         if let (true, Some(found)) = (link.capture, found) {
