@@ -14,6 +14,7 @@ use crate::config::objects::{BUILT_IN_PLUGINS, Plugins};
 use crate::message::{
     Client, FrameFields, ResponseHead, RouteLabels, Stage, Subject, Transcode, UpstreamView,
 };
+use crate::plugin::edge::Function;
 use crate::route::Expression;
 
 use super::build::{BuildContext, ChainKind, FieldError, ModuleSource};
@@ -72,6 +73,8 @@ pub struct Chain {
     needs_consumers: bool,
     /// Its place among the chains of an exchange.
     slot: usize,
+    /// The place of the first edge function.
+    function: Option<u8>,
 }
 
 impl Default for Chain {
@@ -171,6 +174,7 @@ impl Chain {
                 ChainKind::Consumer => CONSUMER,
                 _ => ROUTE,
             },
+            function: links.iter().position(Link::is_function).map(|place| place as u8),
             links: links.into(),
         }
     }
@@ -265,6 +269,16 @@ impl Chain {
             }
         }
         (if wait.is_zero() { FrameVerdict::Pass } else { FrameVerdict::Delay(wait) }, by)
+    }
+
+    /// The edge function that answers what its filters let through.
+    #[must_use]
+    pub fn function(&self) -> Option<&Function> {
+        let plugin = self.function.map(|place| &self.links[usize::from(place)].filter);
+        match plugin {
+            Some(Filter::Module(module)) => module.function(),
+            _ => None,
+        }
     }
 
     /// The module among its plugins that turns JSON into frames and back.
@@ -430,6 +444,10 @@ enum Progress {
 }
 
 impl Link {
+    fn is_function(&self) -> bool {
+        matches!(&self.filter, Filter::Module(module) if module.function().is_some())
+    }
+
     /// What a step means for the chain; `None` when it goes on at once.
     fn progress(&self, step: Step, next: usize, exchange: &mut Exchange) -> Option<Progress> {
         match step {
@@ -512,7 +530,8 @@ fn build_module(
     let (has_effect, at) = match context.kind {
         ChainKind::Frames => (module.sees_frames(), "frames"),
         _ => {
-            let has_effect = !module.phases().is_empty() || module.transcoder().is_some();
+            let answers = module.function().is_some() && context.kind == ChainKind::Http;
+            let has_effect = !module.phases().is_empty() || module.transcoder().is_some() || answers;
             (has_effect, "requests or responses")
         }
     };

@@ -14,6 +14,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 
 use crate::message::{Method, ResponseHead, Transcode};
+use crate::plugin::edge::Function;
 use crate::plugin::{
     CallError, ChunkVerdict, Denial, Edit, HeadBuffer, HeadVerdict, Note, OnFailure, OverLimit, Phases,
     Plugin, Transcoder, Visit, at_once,
@@ -65,6 +66,11 @@ impl ModuleFilter {
             frames: has(Phases::FRAMES),
         };
         Self { plugin, wants }
+    }
+
+    /// The edge function it is, if it is one.
+    pub(super) fn function(&self) -> Option<&Function> {
+        self.plugin.function()
     }
 
     pub(super) fn phases(&self) -> &'static [Phase] {

@@ -207,6 +207,22 @@ pub struct Interest {
     pub timer_interval: u32,
 }
 
+impl Interest {
+    /// That of a guest which is never called about what passes.
+    pub(super) fn none() -> Self {
+        Self {
+            phases: Phases::empty(),
+            request_fields: Vec::new(),
+            response_fields: Vec::new(),
+            request_body_max: 0,
+            response_body_max: 0,
+            over_limit: OverLimit::Deny,
+            commands: Vec::new(),
+            timer_interval: 0,
+        }
+    }
+}
+
 /// A request for the upstream, without its framing.
 #[derive(Debug, Clone, PartialEq, Eq, ComponentType, Lift)]
 #[component(record)]

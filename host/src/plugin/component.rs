@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use wasmparser::Payload;
 use wasmtime::component::{Component as Code, ComponentExportIndex, InstancePre};
 
 use super::LoadError;
+use super::cache::CodeCache;
+use super::edge;
 use super::engine::Engine;
 use super::host::State;
 use crate::config::{COMPONENT_BYTES_MAX, Digest};
@@ -90,12 +93,23 @@ pub struct Outline {
 /// A compiled component, linked and ready to be instantiated.
 pub struct Component {
     pub(super) engine: Engine,
-    pub(super) pre: InstancePre<State>,
+    pub(super) made: Made,
     pub(super) exports: Exports,
     /// It may wait in a call, so it runs on a stack of its own.
     pub(super) waits: bool,
     outline: Outline,
 }
+
+/// What a component was made into.
+pub(super) enum Made {
+    /// A plugin of `sluice:plugin`.
+    Plugin(InstancePre<State>),
+    /// An edge function by `wasi:http`.
+    Function(Arc<edge::Prepared>),
+}
+
+/// The interfaces an edge function exports one of.
+const FUNCTION_EXPORTS: [&str; 2] = ["wasi:http/incoming-handler@0.2.", "wasi:http/handler@0.3."];
 
 impl Component {
     /// Compiles a component, or takes it from the cache on the disk. Takes from
@@ -106,7 +120,10 @@ impl Component {
     /// Says why the bytes are no plugin.
     pub fn compile(engine: &Engine, bytes: &[u8]) -> Result<Arc<Self>, LoadError> {
         let digest = Digest::of(bytes);
-        let code = compile(engine, bytes, &digest)?;
+        if is_function(bytes) {
+            return Self::function(engine, bytes, digest);
+        }
+        let code = compile(engine.wasmtime(), engine.cache(), bytes, &digest)?;
         let outline = outline(&code, bytes.len(), digest);
         let waits = check_imports(&outline)?;
         let exports = find_exports(&code);
@@ -120,7 +137,23 @@ impl Component {
             .linker(waits)
             .instantiate_pre(&code)
             .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        Ok(Arc::new(Self { engine: engine.clone(), pre, exports, waits, outline }))
+        Ok(Arc::new(Self { engine: engine.clone(), made: Made::Plugin(pre), exports, waits, outline }))
+    }
+
+    fn function(engine: &Engine, bytes: &[u8], digest: Digest) -> Result<Arc<Self>, LoadError> {
+        let (edge, cache) = engine.edge()?;
+        let code = compile(edge.inner(), cache, bytes, &digest)?;
+        let outline = outline(&code, bytes.len(), digest);
+        let prepared =
+            edge::Prepared::new(edge, &code).map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        let made = Made::Function(Arc::new(prepared));
+        Ok(Arc::new(Self { engine: engine.clone(), made, exports: Exports::default(), waits: true, outline }))
+    }
+
+    /// Whether it is an edge function: it answers requests itself.
+    #[must_use]
+    pub fn is_function(&self) -> bool {
+        matches!(self.made, Made::Function(_))
     }
 
     /// What a component imports and exports, whether or not it is a plugin.
@@ -129,7 +162,11 @@ impl Component {
     /// The bytes are no component, or one that is not valid.
     pub fn inspect(engine: &Engine, bytes: &[u8]) -> Result<Outline, LoadError> {
         let digest = Digest::of(bytes);
-        Ok(outline(&compile(engine, bytes, &digest)?, bytes.len(), digest))
+        let (own, cache) = match is_function(bytes) {
+            true => engine.edge().map(|(edge, cache)| (edge.inner(), cache))?,
+            false => (engine.wasmtime(), engine.cache()),
+        };
+        Ok(outline(&compile(own, cache, bytes, &digest)?, bytes.len(), digest))
     }
 
     /// What it imports and exports.
@@ -157,19 +194,45 @@ impl std::fmt::Debug for Component {
     }
 }
 
-fn compile(engine: &Engine, bytes: &[u8], digest: &Digest) -> Result<Code, LoadError> {
+/// Whether a component exports a handler of `wasi:http`. Bytes that are no
+/// component do not; compiling them says why.
+fn is_function(bytes: &[u8]) -> bool {
+    let mut depth = 0_u32;
+    for payload in wasmparser::Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::ModuleSection { .. } | Payload::ComponentSection { .. }) => depth += 1,
+            Ok(Payload::End(_)) => depth = depth.saturating_sub(1),
+            Ok(Payload::ComponentExportSection(exports)) if depth == 0 => {
+                let mut names = exports.into_iter().filter_map(Result::ok).map(|export| export.name.name);
+                if names.any(|name| FUNCTION_EXPORTS.iter().any(|wanted| name.starts_with(wanted))) {
+                    return true;
+                }
+            }
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+fn compile(
+    engine: &wasmtime::Engine,
+    cache: Option<&CodeCache>,
+    bytes: &[u8],
+    digest: &Digest,
+) -> Result<Code, LoadError> {
     if bytes.len() > COMPONENT_BYTES_MAX {
         return Err(LoadError::TooLarge { size: bytes.len(), max: COMPONENT_BYTES_MAX });
     }
-    if let Some(code) = engine.cache().and_then(|cache| cache.read(digest, engine.wasmtime())) {
+    if let Some(code) = cache.and_then(|cache| cache.read(digest, engine)) {
         return Ok(code);
     }
     // Not `Component::new`, which would take text as well.
-    let code = Code::from_binary(engine.wasmtime(), bytes).map_err(|error| {
+    let code = Code::from_binary(engine, bytes).map_err(|error| {
         let text = format!("{error:#}");
         LoadError::Invalid(text.lines().next().unwrap_or_default().to_owned())
     })?;
-    if let Some(cache) = engine.cache() {
+    if let Some(cache) = cache {
         cache.write(digest, &code);
     }
     Ok(code)

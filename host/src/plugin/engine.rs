@@ -9,8 +9,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -19,6 +19,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 
 use super::LoadError;
 use super::cache::CodeCache;
+use super::edge::EdgeEngine;
 use super::host::{self, State};
 
 /// How often the epoch rises while there is a guest.
@@ -74,6 +75,9 @@ struct Inner {
     /// For guests that use WASI or fetch.
     waiting: Linker<State>,
     cache: Option<CodeCache>,
+    /// For edge functions, once there is one; with a cache of its own.
+    edge: OnceLock<(EdgeEngine, Option<CodeCache>)>,
+    cache_dir: Option<PathBuf>,
     places: Places,
     ticker: Arc<Ticker>,
 }
@@ -126,7 +130,16 @@ impl Engine {
         // is never in the way of a new one.
         let size = (wanted - wanted / 8) as usize;
         let places = Places { free: AtomicUsize::new(size), size };
-        Ok(Self(Arc::new(Inner { engine, plain, waiting, cache, places, ticker })))
+        Ok(Self(Arc::new(Inner {
+            engine,
+            plain,
+            waiting,
+            cache,
+            edge: OnceLock::new(),
+            cache_dir: options.cache_dir.clone(),
+            places,
+            ticker,
+        })))
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -139,6 +152,21 @@ impl Engine {
 
     pub(super) fn cache(&self) -> Option<&CodeCache> {
         self.0.cache.as_ref()
+    }
+
+    /// The engine of edge functions, made for the first of them, and the cache
+    /// of what it compiles.
+    pub(super) fn edge(&self) -> Result<(&EdgeEngine, Option<&CodeCache>), LoadError> {
+        let made = match self.0.edge.get() {
+            Some(made) => made,
+            None => {
+                let engine =
+                    EdgeEngine::new(!has_swap()).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+                let cache = self.0.cache_dir.as_deref().map(|folder| CodeCache::new(folder, engine.inner()));
+                self.0.edge.get_or_init(|| (engine, cache))
+            }
+        };
+        Ok((&made.0, made.1.as_ref()))
     }
 
     /// A place in the pool, unless all are taken.

@@ -13,7 +13,7 @@ use super::abi::{
     Head, HeadVerdict, Interest, OnBody, OnFrames, OnHead, Outgoing, TextFields, TextMessage, Tick,
     TranscodeProblem,
 };
-use super::component::Component;
+use super::component::{Component, Made};
 use super::deadline::Look;
 use super::engine::{Place, Ticking};
 use super::host::{FileAccess, HOST_CALLS_MAX, Note, Owner, State};
@@ -91,9 +91,12 @@ impl Live {
         });
         let deadline = owner.limits.configure_deadline;
         begin(&mut store, deadline);
+        let Made::Plugin(pre) = &component.made else {
+            return Err(LoadError::Invalid("is an edge function, which is called as a whole".to_owned()));
+        };
         let linked = match component.waits {
-            true => component.pre.instantiate_async(&mut store).await,
-            false => component.pre.instantiate(&mut store),
+            true => pre.instantiate_async(&mut store).await,
+            false => pre.instantiate(&mut store),
         };
         let linked = linked.map_err(|error| LoadError::Tried(explain(&store, &error)))?;
         let functions = functions(&mut store, &linked, component)?;

@@ -28,3 +28,11 @@ impl Default for Limits {
         }
     }
 }
+
+impl Limits {
+    /// The defaults of edge functions: 64 MiB, and 100 ms of the processor.
+    #[must_use]
+    pub fn of_functions() -> Self {
+        Self { memory_max: 64 << 20, deadline: Duration::from_millis(100), ..Self::default() }
+    }
+}

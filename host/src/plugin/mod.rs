@@ -30,6 +30,7 @@ mod cache;
 mod collect;
 mod component;
 mod deadline;
+pub mod edge;
 mod engine;
 mod error;
 mod head;

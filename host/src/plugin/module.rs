@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 
 use super::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict, Interest, Phases};
 use super::breaker::Breaker;
-use super::component::{Component, Interface};
+use super::component::{Component, Interface, Made};
+use super::edge::{Function, Spec};
 use super::host::{Lines, Note, Owner, Services};
 use super::instance::{Config, Live, Side};
 use super::limits::Limits;
@@ -108,6 +109,8 @@ pub struct Plugin {
     mode: Mode,
     on_failure: OnFailure,
     interest: Interest,
+    /// Of an edge function: what is called, in place of all others.
+    function: Option<Function>,
     slots: Slots,
     /// Instances of exchanges of their own.
     alone: Arc<AtomicUsize>,
@@ -153,6 +156,18 @@ impl fmt::Debug for Visit {
     }
 }
 
+/// Runs what waits on the runtime that is current, or on one of its own.
+pub(super) fn on_a_runtime<T>(future: impl Future<Output = Result<T, LoadError>>) -> Result<T, LoadError> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => runtime.block_on(future),
+        Err(_) => tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| LoadError::Engine(error.to_string()))?
+            .block_on(future),
+    }
+}
+
 /// A verdict, and what the guest noted on the way.
 pub type Told<T> = (Result<T, CallError>, Vec<Note>);
 
@@ -180,6 +195,30 @@ impl Plugin {
             services: Arc::clone(services),
             lines: Lines::new(),
         });
+        if let Made::Function(code) = &component.made {
+            let spec = Spec::new(Arc::clone(&owner), config, settings.mode);
+            let (edge, _) = component.engine().edge()?;
+            let opening = Function::open(edge, code, &spec, settings.slots);
+            let function = on_a_runtime(opening)?;
+            return Ok(Arc::new(Self {
+                component: Arc::clone(component),
+                version: settings.version,
+                mode: settings.mode,
+                on_failure: settings.on_failure,
+                interest: Interest::none(),
+                function: Some(function),
+                slots: Slots::new(0),
+                alone: Arc::default(),
+                breaker: Breaker::default(),
+                stats: Stats::default(),
+                is_quick: true,
+                wanted: Arc::default(),
+                since: std::time::SystemTime::now(),
+                prepared_in: opened.elapsed(),
+                owner,
+                config: Config { text: String::new(), value: Value::Null },
+            }));
+        }
         let (interest, is_quick, live) = wait(async {
             let began = Instant::now();
             let (mut live, interest) = Live::start(component, &owner, &config).await?;
@@ -198,6 +237,7 @@ impl Plugin {
             mode: settings.mode,
             on_failure: settings.on_failure,
             interest,
+            function: None,
             slots: Slots::new(slots),
             alone: Arc::default(),
             breaker: Breaker::default(),
@@ -254,6 +294,12 @@ impl Plugin {
         &self.component
     }
 
+    /// The edge function it is, if it is one.
+    #[must_use]
+    pub fn function(&self) -> Option<&Function> {
+        self.function.as_ref()
+    }
+
     /// What has been counted of its calls.
     #[must_use]
     pub fn stats(&self) -> &Stats {
@@ -263,7 +309,8 @@ impl Plugin {
     /// Instances it has.
     #[must_use]
     pub fn instances(&self) -> usize {
-        self.slots.count() + self.alone.load(Relaxed)
+        let own = self.function.as_ref().map_or(0, Function::instances);
+        own + self.slots.count() + self.alone.load(Relaxed)
     }
 
     /// Whether it is not called for a while.

@@ -170,7 +170,7 @@ impl Modules {
         }
         let engine = self.engine().map_err(|error| Gap::Refused(error.to_string()))?;
         self.uses.insert(key.clone(), Use::Preparing);
-        self.prepare(engine, key, version.digest, settings(object, config, self.slots));
+        self.prepare(engine, key, version.digest, object.clone(), config);
         Err(Gap::Preparing)
     }
 
@@ -292,7 +292,8 @@ impl Modules {
         Ok(self.running.engine.get_or_init(|| engine).clone())
     }
 
-    fn prepare(&self, engine: Engine, key: Key, digest: Digest, settings: Settings) {
+    fn prepare(&self, engine: Engine, key: Key, digest: Digest, object: Module, config: Value) {
+        let slots = self.slots;
         let services = Arc::clone(&self.services);
         let (blobs, components) = (Arc::clone(&self.blobs), Arc::clone(&self.components));
         let (jobs, tell) = (Arc::clone(&self.jobs), self.tell.clone());
@@ -301,6 +302,7 @@ impl Modules {
             let work = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 let component = component(&engine, &*blobs, &components, &digest)?;
+                let settings = settings(&object, config, slots, component.is_function());
                 Plugin::open(&component, settings, &services).map_err(failure)
             });
             let outcome = work.await.unwrap_or_else(|error| {
@@ -342,9 +344,10 @@ fn overlaid(config: &Map<String, Value>, overlay: &Value) -> Value {
     Value::Object(all)
 }
 
-fn settings(object: &Module, config: Value, slots: usize) -> Settings {
+/// What an object says, with the defaults of its kind: edge functions have more.
+fn settings(object: &Module, config: Value, slots: usize, is_function: bool) -> Settings {
     let own = &object.limits;
-    let defaults = Limits::default();
+    let defaults = if is_function { Limits::of_functions() } else { Limits::default() };
     let limits = Limits {
         memory_max: own.memory_max.map_or(defaults.memory_max, |bytes| bytes as usize),
         deadline: own.deadline.unwrap_or(defaults.deadline),
@@ -357,8 +360,9 @@ fn settings(object: &Module, config: Value, slots: usize) -> Settings {
         version: object.serving().map_or("", |version| &version.version).into(),
         config,
         mode: match object.instance {
-            None | Some(ModuleInstance::Reuse) => Mode::Reuse,
             Some(ModuleInstance::Fresh) => Mode::Fresh,
+            None if is_function => Mode::Fresh,
+            None | Some(ModuleInstance::Reuse) => Mode::Reuse,
         },
         on_failure: match object.on_failure {
             ModuleFailure::Open => OnFailure::Open,
@@ -373,6 +377,12 @@ fn settings(object: &Module, config: Value, slots: usize) -> Settings {
 
 /// Runs a module's timer while the module is in use, one run after the other.
 fn start_timer(plugin: &Arc<Plugin>) {
+    if let Some(function) = plugin.function() {
+        if let Some(interval) = function.timer_interval() {
+            tokio::spawn(tick_function(Arc::downgrade(plugin), interval));
+        }
+        return;
+    }
     let interval = Duration::from_millis(plugin.interest().timer_interval.into());
     let plugin = Arc::downgrade(plugin);
     tokio::spawn(async move {
@@ -398,6 +408,22 @@ fn start_timer(plugin: &Arc<Plugin>) {
         }
         tending.abort();
     });
+}
+
+/// Runs the timer of an edge function while the function is in use.
+async fn tick_function(plugin: Weak<Plugin>, interval: Duration) {
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(plugin) = plugin.upgrade() else { return };
+        let Some(function) = plugin.function() else { return };
+        match function.tick().await {
+            Ok(Ok(())) => {}
+            Ok(Err(reason)) => tracing::warn!(module = %plugin.name(), reason, "a module's timer failed"),
+            Err(error) => tracing::warn!(module = %plugin.name(), %error, "a module's timer failed"),
+        }
+    }
 }
 
 /// Makes new instances for a module in the places of those that are lost or spent.

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use crate::filter::LocalResponse;
 use crate::message::{ResponseHead, TranscodeProblem, TransferError};
 use crate::net::tls::ClientRefusal;
+use crate::plugin::edge::FunctionError;
 use crate::upstream::{ConnectError, Failure, NoLine};
 
 /// Why an exchange failed. Which side it was is in the variant.
@@ -79,6 +80,9 @@ pub enum ProxyError {
     /// The host or path wants another client certificate, or one at all.
     #[error(transparent)]
     Certificate(ClientRefusal),
+    /// The route's edge function did not answer.
+    #[error(transparent)]
+    Function(FunctionError),
     /// A WebSocket handshake that cannot be one.
     #[error("bad websocket handshake: {0}")]
     Handshake(&'static str),
@@ -101,6 +105,7 @@ impl ProxyError {
             Self::Origin => 403,
             Self::WebSocketOnly | Self::Handshake("websocket_version") => 426,
             Self::Busy | Self::NoUpstream | Self::NoLine(_) => 503,
+            Self::Function(error) => error.status(),
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
             Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::RequestLost => 502,
             Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) | Self::Deadline => 504,
@@ -131,6 +136,7 @@ impl ProxyError {
             Self::WebSocketOnly => "websocket_only",
             Self::LineLost => "line_lost",
             Self::NoLine(_) => "no_line",
+            Self::Function(error) => error.reason(),
             Self::Connect(error) => error.failure.code(),
             Self::Upstream(error) => match error {
                 TransferError::Closed => "upstream_closed",

@@ -22,6 +22,7 @@ use crate::message::{
 use crate::net::http1::ClientConnection;
 use crate::net::{LazyTimer, http2};
 use crate::observe::ReasonFamily;
+use crate::plugin::edge::Function;
 use crate::snapshot::Route;
 use crate::upstream::{
     self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Scheme, Target, Tried, Upstream,
@@ -85,7 +86,7 @@ pub(super) async fn forward<D: Downstream>(
     if !upstream.scheme.is_http() {
         return Err(ProxyError::NotHttp);
     }
-    let plan = prepare(journey, route, filters, edge, origin, down, &upstream)?;
+    let plan = prepare(journey, route, filters, edge, origin, down, Some(&upstream))?;
     let hash = if upstream.is_hashed() { hash_of(journey, &upstream) } else { 0 };
     let mut upload = Upload::new(journey.exchange.body.clone(), journey.exchange.body_is_cut);
     let mut tried = Tried::default();
@@ -137,20 +138,44 @@ fn hash_of(journey: &Journey, upstream: &Upstream) -> u64 {
     })
 }
 
+/// Has the route's edge function answer, which stands where an upstream would.
+/// It is called once: what it did before it failed nobody knows.
+pub(super) async fn call<D: Downstream>(
+    journey: &mut Journey,
+    route: &Route,
+    function: &Function,
+    filters: Filters<'_>,
+    edge: &Edge,
+    origin: &Origin,
+    down: &mut D,
+    timer: &mut LazyTimer,
+) -> Result<Passed, ProxyError> {
+    let plan = prepare(journey, route, filters, edge, origin, down, None)?;
+    let mut upload = Upload::new(journey.exchange.body.clone(), journey.exchange.body_is_cut);
+    journey.forwarded = Some(Instant::now());
+    journey.attempts = 1;
+    let mut called = function.call(journey.worker.index).map_err(ProxyError::Function)?;
+    match drive(journey, &plan, down, &mut called, &mut upload, timer).await {
+        Ok(_) => Ok(Passed::Answered),
+        Err(error) => Err(called.failure().map_or(error, ProxyError::Function)),
+    }
+}
+
 /// Makes the head ready to leave and gathers what all attempts share.
 fn prepare<'a, D: Downstream>(
     journey: &mut Journey,
-    route: &Arc<Route>,
+    route: &Route,
     filters: Filters<'a>,
     edge: &'a Edge,
     origin: &Origin,
     down: &D,
-    upstream: &Upstream,
+    upstream: Option<&Upstream>,
 ) -> Result<Plan<'a>, ProxyError> {
     let exchange = &mut journey.exchange;
     let stripped = outgoing::strip_request(&mut exchange.request.fields);
     let mut handshake = None;
-    if let Some(protocols) = stripped.upgrade.filter(|_| route.enable_websocket && down.asks_upgrade()) {
+    let may_upgrade = upstream.is_some() && route.enable_websocket && down.asks_upgrade();
+    if let Some(protocols) = stripped.upgrade.filter(|_| may_upgrade) {
         handshake = upgrade::Handshake::of(&exchange.request, protocols, down.request_length())?;
     }
     if down.is_tunnel() && handshake.is_none() {
@@ -166,7 +191,7 @@ fn prepare<'a, D: Downstream>(
         Some(held) => BodyLength::Known(held.len() as u64),
         None => down.request_length(),
     };
-    let is_grpc = upstream.scheme.is_grpc();
+    let is_grpc = upstream.is_some_and(|upstream| upstream.scheme.is_grpc());
     let deadline = route.timeouts.total.map(|total| tokio::time::Instant::now() + total);
     let bounds =
         Bounds { timeouts: route.timeouts, limits: &edge.settings.limits, deadline, is_patient: is_grpc };

@@ -201,7 +201,6 @@ impl wit::fetch::Host for State {
         request: wit::fetch::Request,
     ) -> wasmtime::Result<Result<wit::fetch::Response, wit::fetch::Error>> {
         self.enter()?;
-        let _ = (request, &self.owner.fetch);
-        Ok(Err(wit::fetch::Error::Failed("fetch is not part of this build yet".to_owned())))
+        Ok(super::fetch::send(&self.owner, request).await)
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here waits but `fetch`; every answer and every effect has a bound.
 
+mod fetch;
 mod files;
 mod imports;
 mod kv;
@@ -210,13 +211,30 @@ pub(super) fn waiting_linker(engine: &wasmtime::Engine) -> wasmtime::Result<Link
 }
 
 fn add_own(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    wit::types::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::log::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::events::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::metrics::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::clock::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::key_value::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::health::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    wit::files::add_to_linker::<_, HasSelf<State>>(linker, |state| state)?;
-    Ok(())
+    add_quick(linker, |state| state)
+}
+
+/// All of the host's own interfaces, for guests whose store holds a state
+/// among other things.
+pub(super) fn add_all<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    state: fn(&mut T) -> &mut State,
+) -> wasmtime::Result<()> {
+    add_quick(linker, state)?;
+    wit::fetch::add_to_linker::<_, HasSelf<State>>(linker, state)
+}
+
+/// Those that never wait.
+fn add_quick<T: Send + 'static>(
+    linker: &mut Linker<T>,
+    state: fn(&mut T) -> &mut State,
+) -> wasmtime::Result<()> {
+    wit::types::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::log::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::events::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::metrics::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::clock::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::key_value::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::health::add_to_linker::<_, HasSelf<State>>(linker, state)?;
+    wit::files::add_to_linker::<_, HasSelf<State>>(linker, state)
 }

@@ -16,7 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use super::{Level, Owner, State};
 
 /// Handles of one instance: streams, pollables and the like.
-const HANDLES_MAX: usize = 256;
+const HANDLES_MAX: usize = 1024;
 
 pub(super) struct Wasi {
     context: WasiCtx,
