@@ -22,7 +22,6 @@ use crate::message::{
 use crate::net::http1::ClientConnection;
 use crate::net::{LazyTimer, http2};
 use crate::observe::ReasonFamily;
-use crate::plugin::edge::Function;
 use crate::snapshot::Route;
 use crate::upstream::{
     self, Alpn, ConnectRequest, Failure, Outcome, Pooled, Scheme, Target, Tried, Upstream,
@@ -143,13 +142,13 @@ fn hash_of(journey: &Journey, upstream: &Upstream) -> u64 {
 pub(super) async fn call<D: Downstream>(
     journey: &mut Journey,
     route: &Route,
-    function: &Function,
     filters: Filters<'_>,
     edge: &Edge,
     origin: &Origin,
     down: &mut D,
     timer: &mut LazyTimer,
 ) -> Result<Passed, ProxyError> {
+    let function = route.chain.function().ok_or(ProxyError::NoUpstream)?;
     let plan = prepare(journey, route, filters, edge, origin, down, None)?;
     let mut upload = Upload::new(journey.exchange.body.clone(), journey.exchange.body_is_cut);
     journey.forwarded = Some(Instant::now());

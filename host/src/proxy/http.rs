@@ -365,8 +365,8 @@ async fn pass<D: Downstream>(
         return answer(journey, filters, edge, down, timer, *response).await.map(|()| Passed::Answered);
     }
     let Some(route) = &route else { return Err(ProxyError::NoRoute) };
-    if let Some(function) = route.chain.function() {
-        let calling = forward::call(journey, route, function, filters, edge, origin, down, timer);
+    if route.chain.function().is_some() {
+        let calling = forward::call(journey, route, filters, edge, origin, down, timer);
         return Box::pin(calling).await;
     }
     forward::forward(journey, route, filters, edge, origin, down, timer).await

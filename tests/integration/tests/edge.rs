@@ -71,6 +71,6 @@ fn a_function_that_computes_too_long_is_stopped_and_the_next_call_is_fine() {
     });
     let line = sluice.logged("the stop", |line| line["status"] == 504);
     assert_eq!(line["reason"], "module_deadline", "{line}");
-    sluice.put("modules", name, &json!({"limits": {"deadline": "5s"}}));
+    sluice.put("modules", name, json!({"limits": {"deadline": "5s"}}));
     within(COMPILING, "the function to answer", || (get(&sluice, "/function").status == 200).then_some(()));
 }

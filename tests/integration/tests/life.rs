@@ -274,7 +274,7 @@ fn what_cannot_start_says_why() {
         ("log: {access: none/such/file.log}\n", vec![], vec!["access log"]),
         (&occupied, vec![], vec!["admin.status", &taken]),
         ("threads: 1\n", vec!["--takeover"], vec!["takeover"]),
-        ("threads: 1\n", vec!["--etcd", "http://127.0.0.1:2379"], vec!["etcd"]),
+        ("threads: 1\n", vec!["--etcd", "ftp://127.0.0.1:2379"], vec!["etcd", "ftp://127.0.0.1:2379"]),
     ] {
         let file = folder.path().join("sluice.yaml");
         std::fs::write(&file, text).unwrap();

@@ -231,7 +231,7 @@ impl Prepared {
             Err(_) => ProxyPre::P2(p2::ProxyPre::new(pre)?),
         };
         let own = |interface: &str, function: &str| {
-            let instance = code.get_export_index(None, &format!("sluice:plugin/{interface}@0.1.0"))?;
+            let instance = code.get_export_index(None, format!("sluice:plugin/{interface}@0.1.0"))?;
             code.get_export_index(Some(&instance), function)
         };
         Ok(Self { pre, configure: own("lifecycle", "configure"), tick: own("timer", "tick") })
