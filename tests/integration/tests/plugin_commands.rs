@@ -143,7 +143,7 @@ fn functions_in_javascript_and_python_are_components_of_wasi_http() {
         desk.ok(&["new", &name, "--kind", "function", "--lang", lang]);
         desk.ok(&["build", &name]);
         let exports = names(&desk.inspect(&name)["exports"]);
-        assert_eq!(exports, ["wasi:http/incoming-handler@0.2.10"], "{lang}");
+        assert!(exports.contains(&"wasi:http/incoming-handler@0.2.10".to_owned()), "{lang}: {exports:?}");
     }
 }
 

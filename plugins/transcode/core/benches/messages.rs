@@ -4,6 +4,9 @@
 //! `cargo bench --package sluice-transcode` prints nanoseconds a message, the
 //! median of rounds that take turns.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used)]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 
@@ -113,6 +116,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// Nanoseconds a call, of contenders that take turns.
+#[allow(clippy::type_complexity)]
 fn measure(contenders: &mut [(&str, Box<dyn FnMut() + '_>)]) {
     let mut times = vec![Vec::new(); contenders.len()];
     for (_, run) in contenders.iter_mut() {
@@ -144,6 +148,7 @@ fn reflected(descriptor: &MessageDescriptor, json: &str) -> DynamicMessage {
     DynamicMessage::deserialize(descriptor.clone(), &mut reader).expect("good JSON")
 }
 
+#[allow(clippy::type_complexity)]
 fn compiled<M: prost_reflect::prost::Message + Default + Serialize + for<'de> Deserialize<'de>>(
     wire: &[u8],
     json: &str,

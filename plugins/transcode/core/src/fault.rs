@@ -115,6 +115,8 @@ impl Fault {
 
     /// What the caller is told, with the status of its side.
     #[cold]
+    // Faults travel in boxes.
+    #[allow(clippy::boxed_local)]
     pub(crate) fn into_problem(self: Box<Self>, status: u16) -> Problem {
         let path = self.path();
         let message = match self.kind {

@@ -160,7 +160,7 @@ impl Routes {
 
 /// What percent escapes say; in a query `+` is a space.
 pub(crate) fn decode(text: &str, in_query: bool) -> Result<Cow<'_, str>, String> {
-    if !text.contains('%') && !(in_query && text.contains('+')) {
+    if !(text.contains('%') || in_query && text.contains('+')) {
         return Ok(Cow::Borrowed(text));
     }
     let mut bytes = Vec::with_capacity(text.len());

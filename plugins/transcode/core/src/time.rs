@@ -45,8 +45,8 @@ pub(crate) fn put_duration(out: &mut Vec<u8>, seconds: i64, nanos: i32) -> Check
 fn put_fraction(out: &mut Vec<u8>, nanos: u32) {
     let _ = match nanos {
         0 => Ok(()),
-        _ if nanos % 1_000_000 == 0 => write!(out, ".{:03}", nanos / 1_000_000),
-        _ if nanos % 1_000 == 0 => write!(out, ".{:06}", nanos / 1_000),
+        _ if nanos.is_multiple_of(1_000_000) => write!(out, ".{:03}", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1_000) => write!(out, ".{:06}", nanos / 1_000),
         _ => write!(out, ".{nanos:09}"),
     };
 }

@@ -1,5 +1,8 @@
 //! The map of commands: what a request, a reply, a text message become.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{IM_PROTO, im, im_config};

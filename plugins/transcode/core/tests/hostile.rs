@@ -1,5 +1,8 @@
 //! What a client or an upstream should not send, and what it is told.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{one, to_json, to_wire};

@@ -1,6 +1,9 @@
 //! Both directions agree with the reference implementation: the same
 //! definitions, compiled by `protoc`, and Python's protobuf as the judge.
 
+// Helpers of tests fail as tests do.
+#![allow(clippy::unwrap_used)]
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -35,10 +35,10 @@ impl<'j> ToWire<'_, 'j, '_> {
                 self.out.push(u8::from(value));
                 Ok(!value)
             }
-            Kind::Bytes | Kind::Enum(_) if self.peek() == b'"' => self.from_text(kind, "a string"),
+            Kind::Bytes | Kind::Enum(_) if self.peek() == b'"' => self.read_text(kind, "a string"),
             Kind::Bytes => self.unexpected("a string of base64"),
             _ => match self.peek() {
-                b'"' => self.from_text(kind, "a number"),
+                b'"' => self.read_text(kind, "a number"),
                 b'-' | b'0'..=b'9' => {
                     let digits = self.number()?;
                     put_number(kind, digits, self.out).or_else(|bad| bad_number(digits, bad))
@@ -83,7 +83,7 @@ impl<'j> ToWire<'_, 'j, '_> {
         Ok(is_empty)
     }
 
-    fn from_text(&mut self, kind: Kind, wanted: &str) -> Checked<bool> {
+    fn read_text(&mut self, kind: Kind, wanted: &str) -> Checked<bool> {
         match self.text(wanted)? {
             Text::Plain(text) => text_value(self.schema, kind, text, self.out),
             Text::Escaped => text_value(self.schema, kind, &self.scratch, self.out),
