@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sluice_harness::{Curl, HttpEcho, Reply, Sluice, SluiceBuilder, within};
+use sluice_harness::guest::write_whole;
+use sluice_harness::{Curl, HttpEcho, Reply, Sluice, within};
 
 /// Compiling an interpreter takes long where the compiler itself is not optimised.
 const COMPILING: Duration = Duration::from_secs(240);
@@ -16,12 +17,12 @@ fn component(name: &str) -> Vec<u8> {
         .unwrap_or_else(|error| panic!("{}: {error}; `cargo xtask plugins` builds it", path.display()))
 }
 
-fn gateway(name: &str, object: &Value) -> SluiceBuilder {
-    Sluice::builder()
-        .listener("edge", json!({}))
-        .bytes(&format!("modules/{name}.wasm"), &component(name))
-        .put("modules", name, object)
-        .put("routes", "function", json!({"uri": "/function", "plugins": {name: {}}}))
+/// Hot-loads a function: a gateway waits with its start for modules that are
+/// there, and compiling takes longer than tests wait for a start.
+fn load(sluice: &Sluice, name: &str, object: Value) {
+    write_whole(&sluice.conf().join(format!("modules/{name}.wasm")), &component(name));
+    sluice.put("modules", name, object);
+    sluice.put("routes", "function", json!({"uri": "/function", "plugins": {name: {}}}));
 }
 
 fn get(sluice: &Sluice, path: &str) -> Reply {
@@ -34,9 +35,11 @@ fn greeting(reply: &Reply) -> Value {
 
 fn answers(name: &str) {
     let origin = HttpEcho::start("origin");
-    let sluice = gateway(name, &json!({"limits": {"deadline": "5s"}}))
+    let sluice = Sluice::builder()
+        .listener("edge", json!({}))
         .put("routes", "free", json!({"uri": "/free", "upstream": {"nodes": {origin.node(): 1}}}))
         .start();
+    load(&sluice, name, json!({"limits": {"deadline": "5s"}}));
     within(COMPILING, "the function to answer", || (get(&sluice, "/function").status == 200).then_some(()));
     let reply = get(&sluice, "/function?name=anna");
     assert_eq!(greeting(&reply)["greeting"], "hello, anna");
@@ -64,7 +67,8 @@ fn a_function_made_from_python_answers() {
 #[test]
 fn a_function_that_computes_too_long_is_stopped_and_the_next_call_is_fine() {
     let name = "hello-js-function";
-    let sluice = gateway(name, &json!({"limits": {"deadline": "1ms"}})).start();
+    let sluice = Sluice::builder().listener("edge", json!({})).start();
+    load(&sluice, name, json!({"limits": {"deadline": "1ms"}}));
     within(COMPILING, "the function to be stopped", || {
         let reply = get(&sluice, "/function");
         (reply.status == 504).then_some(())

@@ -9,6 +9,11 @@ import struct
 import sys
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.internal import type_checkers
+
+# The shortest digits of the largest float are a little more than it as a double.
+# They round back to it, yet the judge refuses to read what it prints itself.
+type_checkers._FLOAT_MAX, type_checkers._FLOAT_MIN = 3.4028235e38, -3.4028235e38
 
 CPP = {"DOUBLE": 1, "FLOAT": 2, "INT64": 3, "UINT64": 4, "INT32": 5, "FIXED64": 6, "FIXED32": 7, "BOOL": 8,
        "STRING": 9, "MESSAGE": 11, "BYTES": 12, "UINT32": 13, "ENUM": 14, "SFIXED32": 15, "SFIXED64": 16,
@@ -250,10 +255,11 @@ def check(pool, cls):
             problems.append(f"JSON\n  ours   {ours}\n  wanted {json.dumps(wanted)}")
         if not same(json.loads(ours_full), full):
             problems.append(f"JSON with defaults\n  ours   {ours_full}\n  wanted {json.dumps(full)}")
-        if bare(json_format.Parse(ours, kind(), descriptor_pool=pool)) != bare(kind.FromString(bytes.fromhex(hex_wire.replace("-", "")))):
-            problems.append(f"our JSON says something else\n  ours   {ours}\n  wanted {json.dumps(wanted)}")
         back = kind.FromString(bytes.fromhex(hex_back.replace("-", "")))
         through = json_format.Parse(json.dumps(wanted), kind(), descriptor_pool=pool)
+        # Not the bytes of the wire: a NaN loses its payload in any JSON.
+        if bare(json_format.Parse(ours, kind(), descriptor_pool=pool)) != bare(through):
+            problems.append(f"our JSON says something else\n  ours   {ours}\n  wanted {json.dumps(wanted)}")
         if bare(back) != bare(through):
             problems.append(f"wire\n  ours   {back}\n  wanted {through}")
         if problems:
