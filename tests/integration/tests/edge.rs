@@ -49,9 +49,7 @@ fn answers(name: &str) {
     let refused = Curl::get(format!("{}/function", sluice.url("edge"))).method("DELETE").run();
     assert_eq!(refused.status, 405);
     assert_eq!(get(&sluice, "/free").status, 200);
-    let line =
-        sluice.logged("the function's call", |line| line["path"] == "/function" && line["status"] == 200);
-    assert_eq!(line["route"], "function", "{line}");
+    sluice.logged("the function's call", |line| line["route"] == "function" && line["status"] == 200);
 }
 
 #[test]
@@ -62,19 +60,4 @@ fn a_function_made_from_javascript_answers() {
 #[test]
 fn a_function_made_from_python_answers() {
     answers("hello-python-function");
-}
-
-#[test]
-fn a_function_that_computes_too_long_is_stopped_and_the_next_call_is_fine() {
-    let name = "hello-js-function";
-    let sluice = Sluice::builder().listener("edge", json!({})).start();
-    load(&sluice, name, json!({"limits": {"deadline": "1ms"}}));
-    within(COMPILING, "the function to be stopped", || {
-        let reply = get(&sluice, "/function");
-        (reply.status == 504).then_some(())
-    });
-    let line = sluice.logged("the stop", |line| line["status"] == 504);
-    assert_eq!(line["reason"], "module_deadline", "{line}");
-    sluice.put("modules", name, json!({"limits": {"deadline": "5s"}}));
-    within(COMPILING, "the function to answer", || (get(&sluice, "/function").status == 200).then_some(()));
 }
