@@ -185,12 +185,14 @@ impl Etcd {
         text
     }
 
-    /// Waits for an answer of a client of its own.
-    pub fn with_client<T>(
-        &self,
-        action: impl AsyncFnOnce(&mut Client) -> Result<T, etcd_client::Error>,
-    ) -> T {
-        self.try_with_client(action).unwrap_or_else(|error| panic!("etcd: {error}"))
+    /// Waits for an answer of a client of its own. A client that met a member
+    /// which is gone, or a cluster between two leaders, asks again.
+    pub fn with_client<T>(&self, action: impl AsyncFn(&mut Client) -> Result<T, etcd_client::Error>) -> T {
+        eventually("an answer of etcd", || match self.try_with_client(&action) {
+            Ok(answer) => Some(answer),
+            Err(error) if is_unavailable(&error) => None,
+            Err(error) => panic!("etcd: {error}"),
+        })
     }
 
     /// As [`Etcd::with_client`], where a failure is expected.
@@ -214,8 +216,9 @@ impl Etcd {
 
     /// Writes a key, whatever its value; gives the revision.
     pub fn put_raw(&self, key: &str, value: impl Into<Vec<u8>>) -> u64 {
+        let value = value.into();
         self.with_client(async |client| {
-            let answer = client.put(key, value, None).await?;
+            let answer = client.put(key, value.clone(), None).await?;
             Ok(answer.header().map_or(0, |header| header.revision() as u64))
         })
     }
@@ -241,7 +244,7 @@ impl Etcd {
     pub fn put_all(&self, pairs: Vec<(String, String)>) {
         self.with_client(async |client| {
             let mut tasks = tokio::task::JoinSet::new();
-            for (key, value) in pairs {
+            for (key, value) in pairs.clone() {
                 let mut kv = client.kv_client();
                 while tasks.len() >= 64 {
                     tasks.join_next().await.expect("one runs").expect("it does not panic")?;
@@ -259,7 +262,7 @@ impl Etcd {
     pub fn put_together(&self, pairs: &[(&str, String)]) {
         let puts: Vec<TxnOp> =
             pairs.iter().map(|(key, value)| TxnOp::put(*key, value.clone(), None)).collect();
-        self.with_client(async |client| client.txn(Txn::new().and_then(puts)).await);
+        self.with_client(async |client| client.txn(Txn::new().and_then(puts.clone())).await);
     }
 
     /// Keys below a prefix, with their values and revisions.
@@ -281,6 +284,14 @@ impl Etcd {
     pub fn compact(&self) {
         let revision = self.put_raw("/elsewhere", "x");
         let options = CompactionOptions::new().with_physical();
-        self.with_client(async |client| client.compact(revision as i64, Some(options)).await);
+        self.with_client(async |client| client.compact(revision as i64, Some(options.clone())).await);
     }
+}
+
+/// gRPC's status code `UNAVAILABLE`.
+const UNAVAILABLE: i32 = 14;
+
+/// Whether no member answered, so that another try may find one.
+fn is_unavailable(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.code() as i32 == UNAVAILABLE)
 }

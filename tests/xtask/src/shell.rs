@@ -1,7 +1,8 @@
 //! Running other programs, and saying which.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +34,32 @@ pub(crate) fn run(mut command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Prints the command of `cargo test` and runs it; gives the targets whose tests
+/// failed, as cargo names them (`-p sluice-tests --test etcd`). Fails when it
+/// ended without naming any.
+pub(crate) fn failed_targets(mut command: Command) -> Result<Vec<String>> {
+    let shown = shown(&command);
+    eprintln!("\u{2192} {shown}");
+    let mut child = command.stderr(Stdio::piped()).spawn().with_context(|| format!("cannot run {shown}"))?;
+    let mut failed = Vec::new();
+    for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
+        let line = line.with_context(|| format!("cannot read what {shown} says"))?;
+        eprintln!("{line}");
+        failed.extend(target_of(&line));
+    }
+    let status = child.wait()?;
+    if !status.success() && failed.is_empty() {
+        bail!("{shown}: {status}");
+    }
+    Ok(failed)
+}
+
+/// The target in a line of cargo's closing list, which is indented and quoted.
+fn target_of(line: &str) -> Option<String> {
+    let target = line.strip_prefix("    `")?.strip_suffix('`')?;
+    target.starts_with("-p ").then(|| target.to_owned())
+}
+
 fn shown(command: &Command) -> String {
     // Programs are named as one would type them, without the folder they are in.
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
@@ -46,4 +73,20 @@ pub(crate) fn has_program(name: &str) -> bool {
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
         .any(|folder| folder.join(name).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::target_of;
+
+    #[test]
+    fn failed_targets_are_read_from_cargos_list() {
+        assert_eq!(
+            target_of("    `-p sluice-tests --test etcd`").as_deref(),
+            Some("-p sluice-tests --test etcd")
+        );
+        assert_eq!(target_of("    `-p sluice --lib`").as_deref(), Some("-p sluice --lib"));
+        assert_eq!(target_of("error: 1 target failed:"), None);
+        assert_eq!(target_of("thread 'main' panicked at `-p x`"), None);
+    }
 }
