@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 
 use super::seal::{self, Sealer};
 use super::source::{KeptState, Stamp};
-use super::{Document, Id, Key, Kind, Origin};
+use super::{Digest, Document, Id, Key, Kind, Origin};
 
 /// The first word of the file, and the version of its format.
 const MAGIC: &str = "sluice-state";
@@ -134,18 +134,13 @@ fn checked(bytes: &[u8]) -> Result<&[u8], String> {
             if length.parse() != Ok(body.len()) {
                 return Err(format!("holds {} bytes, not {length}", body.len()));
             }
-            if digest != digest_of(body) {
+            if digest != Digest::of(body).hex() {
                 return Err("is not what was written: its SHA-256 is another".to_owned());
             }
             Ok(body)
         }
         _ => Err(format!("does not begin with {MAGIC}")),
     }
-}
-
-fn digest_of(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An object and the document of it that is in force; none when it is gone.
@@ -183,7 +178,7 @@ pub fn save(
         objects,
     };
     let body = serde_json::to_vec(&state).map_err(|error| failed(io::Error::other(error)))?;
-    let head = format!("{MAGIC} {VERSION} {} {}\n", digest_of(&body), body.len());
+    let head = format!("{MAGIC} {VERSION} {} {}\n", Digest::of(&body).hex(), body.len());
     let folder = path.parent().unwrap_or(Path::new("."));
     let new = path.with_extension("new");
     let write = || {

@@ -19,6 +19,12 @@ impl Digest {
         Self(own)
     }
 
+    /// Its bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Its 64 digits, in lower case.
     #[must_use]
     pub fn hex(&self) -> String {

@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -17,7 +16,7 @@ use serde_json::Value;
 
 use super::Chain;
 use super::build::{Built, FieldError, fields, within};
-use crate::config::Problem;
+use crate::config::{Digest, Problem};
 
 /// The longest token that is looked at, in bytes.
 const TOKEN_MAX: usize = 16 << 10;
@@ -57,9 +56,9 @@ pub struct Grant {
 #[derive(Debug, Default)]
 pub struct Consumers {
     names: HashMap<Box<str>, Grant>,
-    keys: HashMap<[u8; 32], Grant>,
+    keys: HashMap<Digest, Grant>,
     tokens: HashMap<Box<str>, (Verifier, Grant)>,
-    users: HashMap<Box<str>, ([u8; 32], Grant)>,
+    users: HashMap<Box<str>, (Digest, Grant)>,
 }
 
 /// What a consumer shows by one plugin, its secrets resolved. Shows none of them.
@@ -68,9 +67,9 @@ pub struct Proof(Shown);
 
 #[derive(Clone)]
 enum Shown {
-    Key([u8; 32]),
+    Key(Digest),
     Token(Box<str>, Verifier),
-    User(Box<str>, [u8; 32]),
+    User(Box<str>, Digest),
 }
 
 impl fmt::Debug for Shown {
@@ -162,7 +161,7 @@ impl Proof {
 fn key(config: &Value) -> Built<Shown> {
     let KeyFields { key } = fields(config)?;
     not_empty("key", &key)?;
-    Ok(Shown::Key(sha256(key.as_bytes())))
+    Ok(Shown::Key(Digest::of(key.as_bytes())))
 }
 
 fn user(config: &Value) -> Built<Shown> {
@@ -171,7 +170,7 @@ fn user(config: &Value) -> Built<Shown> {
     if username.contains(':') {
         return Err(FieldError::new("username", "must not have a ':'"));
     }
-    Ok(Shown::User(username.into(), sha256(password.as_bytes())))
+    Ok(Shown::User(username.into(), Digest::of(password.as_bytes())))
 }
 
 fn token(config: &Value) -> Built<Shown> {
@@ -281,17 +280,16 @@ impl Consumers {
     /// Who shows this key. Looked up by its digest, so that the time tells
     /// nothing about keys there are.
     pub(super) fn by_key(&self, key: &[u8]) -> Option<&Grant> {
-        self.keys.get(&sha256(key))
+        self.keys.get(&Digest::of(key))
     }
 
     /// Who has this name and password.
     pub(super) fn by_password(&self, user: &str, password: &[u8]) -> Option<&Grant> {
-        let shown = sha256(password);
-        // A name that is not there costs the same.
-        let nobody = [0; 32];
+        let shown = Digest::of(password);
         let found = self.users.get(user);
-        let wanted = found.map_or(&nobody, |(digest, _)| digest);
-        let is_same = verify_slices_are_equal(wanted, &shown).is_ok();
+        // A name that is not there costs the same.
+        let wanted = found.map_or(&shown, |(digest, _)| digest);
+        let is_same = verify_slices_are_equal(wanted.bytes(), shown.bytes()).is_ok();
         found.filter(|_| is_same).map(|(_, grant)| grant)
     }
 
@@ -318,12 +316,6 @@ pub(super) enum TokenError {
     NoKey,
     UnknownKey,
     NotVerified,
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]

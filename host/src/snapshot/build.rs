@@ -139,7 +139,7 @@ impl Builder {
     pub fn module_changed(&mut self, store: &Store, id: &Id) -> Built {
         let key = (Kind::Modules, id.clone());
         self.module(store, &key);
-        let dirty = module_users(store, &key);
+        let dirty = users(store, &key);
         self.build(store, dirty, Vec::new(), Vec::new())
     }
 
@@ -180,7 +180,7 @@ impl Builder {
                         None => self.modules.remove(&change.id),
                     }
                     self.module(store, &key);
-                    dirty.extend(module_users(store, &key));
+                    dirty.extend(users(store, &key));
                 }
                 Kind::Upstreams => dirty.extend(self.upstream(store, &change.id)),
                 Kind::FrameFormats => {
@@ -366,7 +366,7 @@ impl Builder {
     fn module(&mut self, store: &Store, key: &Key) {
         let Some(Object::Module(object)) = store.live(Kind::Modules, &key.1) else { return };
         let problem = |message| vec![Problem { field: String::new(), message, value: None }];
-        if !module_users(store, key).is_empty() {
+        if !users(store, key).is_empty() {
             self.modules.keep(&key.1, None);
             // Its users have it tried out, with what they say of it.
             let outcome = self.modules.refusal(&key.1).map_or(Ok(()), |why| Err(problem(why)));
@@ -846,19 +846,6 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
         (None, Some(upstream)) => upstream.timeouts,
         (None, None) => Timeouts::of(&objects::Timeout::default()),
     }
-}
-
-/// All that has a chain with a module in it.
-fn module_users(store: &Store, key: &Key) -> BTreeSet<Key> {
-    let mut all = BTreeSet::new();
-    for user in users(store, key) {
-        if user.0 == Kind::PluginConfigs {
-            all.extend(users(store, &user));
-        } else {
-            all.insert(user);
-        }
-    }
-    all
 }
 
 /// Plugins that name a proto get its content beside its id, as

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use aws_lc_rs::digest::{SHA256, digest};
 
 use super::fault::Fault;
 use crate::admin::exchange::Request;
+use crate::config::Digest;
 
 /// What a key allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,14 +22,14 @@ pub enum Role {
 pub struct AccessKey {
     name: String,
     role: Role,
-    digest: [u8; 32],
+    digest: Digest,
 }
 
 impl AccessKey {
     /// The key of `name`, with what it allows.
     #[must_use]
     pub fn new(name: &str, role: Role, key: &[u8]) -> Self {
-        Self { name: name.to_owned(), role, digest: sha256(key) }
+        Self { name: name.to_owned(), role, digest: Digest::of(key) }
     }
 }
 
@@ -93,10 +93,10 @@ impl Keys {
         let by_query = || request.query_value("api_key");
         let given = by_query().or_else(|| request.header("x-api-key").map(str::to_owned));
         let given = given.ok_or_else(|| denied("missing apikey"))?;
-        let digest = sha256(given.as_bytes());
+        let digest = Digest::of(given.as_bytes());
         // All are compared, so that the time tells nothing about which.
         let found = self.0.iter().fold(None, |found, key| {
-            let is_same = verify_slices_are_equal(&key.digest, &digest).is_ok();
+            let is_same = verify_slices_are_equal(key.digest.bytes(), digest.bytes()).is_ok();
             if is_same { Some(key) } else { found }
         });
         let key = found.ok_or_else(|| denied("wrong apikey"))?;
@@ -122,12 +122,6 @@ fn check_origin(request: &Request) -> Result<(), Fault> {
         origin.strip_prefix(scheme).is_some_and(|host| !host.is_empty() && host.eq_ignore_ascii_case(own))
     });
     if is_own { Ok(()) } else { refused() }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    out
 }
 
 #[cfg(test)]
