@@ -34,6 +34,10 @@ pub enum ProxyError {
     /// The connection broke when the request had been sent.
     #[error("connection was lost; the request may have been carried out")]
     RequestLost,
+    /// No connection took the request: nothing of it was sent. With the code of
+    /// what went wrong.
+    #[error("upstream failed")]
+    Unsent(&'static str),
     /// A session of a polling client that is not there, or does not take what
     /// is asked; with the status and the reason's code.
     #[error("{1}")]
@@ -107,7 +111,8 @@ impl ProxyError {
             Self::Busy | Self::NoUpstream | Self::NoLine(_) => 503,
             Self::Function(error) => error.status(),
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
-            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::RequestLost => 502,
+            Self::Unsent(reason) if *reason == Failure::ConnectTimeout.code() => 504,
+            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::RequestLost | Self::Unsent(_) => 502,
             Self::Upstream(TransferError::Timeout(_)) | Self::UpstreamTimeout(_) | Self::Deadline => 504,
             Self::Upstream(_) => 502,
             Self::BodyTooLarge(_) => 413,
@@ -146,6 +151,7 @@ impl ProxyError {
                 TransferError::Io(_) => "upstream_broken",
             },
             Self::UpstreamTimeout(limit) | Self::ClientTimeout(limit) => limit,
+            Self::Unsent(reason) => reason,
             Self::Deadline => "request_timeout",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Client(TransferError::Malformed(reason) | TransferError::Limit(reason)) => reason,
@@ -179,10 +185,12 @@ impl ProxyError {
         let message: Cow<'static, str> = match self {
             Self::NoRoute => "404 Route Not Found".into(),
             Self::NoUpstream | Self::NoLine(_) => "no healthy upstream".into(),
-            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::Upstream(_) => match self.status() {
-                504 => "upstream timed out".into(),
-                _ => "upstream failed".into(),
-            },
+            Self::NotHttp | Self::Connect(_) | Self::LineLost | Self::Unsent(_) | Self::Upstream(_) => {
+                match self.status() {
+                    504 => "upstream timed out".into(),
+                    _ => "upstream failed".into(),
+                }
+            }
             Self::UpstreamTimeout(_) => "upstream timed out".into(),
             other => other.to_string().into(),
         };

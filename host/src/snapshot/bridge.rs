@@ -16,6 +16,12 @@ pub type BridgedRoutes = BTreeMap<Arc<str>, Arc<StreamRoute>>;
 
 /// What stands for the caller in `requests.login`.
 const CALLER: &str = "$im_user";
+/// What stands for the connection there, so that a service tells those of one
+/// caller apart.
+const CONNECTION: &str = "$im_connection";
+/// Its place in a login's text until there is a connection. Text of JSON has no
+/// such byte.
+const CONNECTION_MARK: u8 = 0x1A;
 
 /// How an HTTP route makes frames of what its clients send.
 #[derive(Debug)]
@@ -82,50 +88,89 @@ impl CallerRule {
 /// The message shared connections begin with.
 #[derive(Debug)]
 pub struct LoginText {
-    /// Between two of them stands the caller.
-    pieces: Vec<Template>,
+    pieces: Vec<LoginPiece>,
+}
+
+#[derive(Debug)]
+enum LoginPiece {
+    Text(Template),
+    Caller,
+    Connection,
 }
 
 impl LoginText {
     fn parse(text: &str) -> Result<Self, Problem> {
-        let pieces = text
-            .split(CALLER)
-            .map(|piece| Template::parse(piece, Stage::Request, Captures::None))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| problem("protocol.requests.login", error.to_string(), Some(text)))?;
-        if pieces.iter().any(Template::needs_body) {
-            let message = "the body never says who the caller is".to_owned();
-            return Err(problem("protocol.requests.login", message, Some(text)));
+        let fail = |message: String| problem("protocol.requests.login", message, Some(text));
+        if text.as_bytes().contains(&CONNECTION_MARK) {
+            return Err(fail("holds a control character".to_owned()));
+        }
+        let mut pieces = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next = [(CALLER, LoginPiece::Caller), (CONNECTION, LoginPiece::Connection)];
+            let next = next.into_iter().filter_map(|(name, piece)| Some((rest.find(name)?, name, piece)));
+            let next = next.min_by_key(|(at, ..)| *at);
+            let end = next.as_ref().map_or(rest.len(), |(at, ..)| *at);
+            let template = Template::parse(&rest[..end], Stage::Request, Captures::None)
+                .map_err(|error| fail(error.to_string()))?;
+            if template.needs_body() {
+                return Err(fail("the body never says who the caller is".to_owned()));
+            }
+            pieces.push(LoginPiece::Text(template));
+            rest = &rest[end..];
+            if let Some((_, name, piece)) = next {
+                pieces.push(piece);
+                rest = &rest[name.len()..];
+            }
         }
         Ok(Self { pieces })
     }
 
-    /// The text for a request and its caller. What is filled in is escaped as
-    /// the inside of a JSON string.
+    /// The text for a request and its caller: requests with the same one share
+    /// connections. What is filled in is escaped as the inside of a JSON string.
     #[must_use]
     pub fn text(&self, subject: &Subject<'_>, caller: Option<u64>) -> Vec<u8> {
         let mut out = Vec::new();
-        for (index, piece) in self.pieces.iter().enumerate() {
-            if index > 0 {
-                out.extend_from_slice(itoa::Buffer::new().format(caller.unwrap_or(0)).as_bytes());
+        for piece in &self.pieces {
+            match piece {
+                LoginPiece::Caller => {
+                    out.extend_from_slice(itoa::Buffer::new().format(caller.unwrap_or(0)).as_bytes());
+                }
+                LoginPiece::Connection => out.push(CONNECTION_MARK),
+                LoginPiece::Text(template) => {
+                    template.fill_with(
+                        subject,
+                        |_| None,
+                        |origin, bytes| match origin {
+                            Origin::Template => out.extend_from_slice(bytes),
+                            Origin::Filled => escape(&mut out, bytes),
+                        },
+                    );
+                }
             }
-            piece.fill_with(
-                subject,
-                |_| None,
-                |origin, bytes| match origin {
-                    Origin::Template => out.extend_from_slice(bytes),
-                    Origin::Filled => {
-                        let text = String::from_utf8_lossy(bytes);
-                        let quoted = serde_json::to_string(&text).unwrap_or_default();
-                        out.extend_from_slice(
-                            quoted.trim_start_matches('"').trim_end_matches('"').as_bytes(),
-                        );
-                    }
-                },
-            );
         }
         out
     }
+
+    /// The text that one connection of this name begins with.
+    #[must_use]
+    pub fn for_connection(text: &[u8], name: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len() + name.len());
+        for (index, piece) in text.split(|byte| *byte == CONNECTION_MARK).enumerate() {
+            if index > 0 {
+                escape(&mut out, name.as_bytes());
+            }
+            out.extend_from_slice(piece);
+        }
+        out
+    }
+}
+
+/// Appends a value as the inside of a JSON string.
+fn escape(out: &mut Vec<u8>, value: &[u8]) {
+    let quoted = serde_json::to_string(&String::from_utf8_lossy(value)).unwrap_or_default();
+    let inside = quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"'));
+    out.extend_from_slice(inside.unwrap_or_default().as_bytes());
 }
 
 impl Bridge {
@@ -235,5 +280,18 @@ mod tests {
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["body"]["user"], 17);
         assert_eq!(value["body"]["token"], r#"a","admin":"1"#);
+    }
+
+    #[test]
+    fn a_login_names_its_connection_where_it_is_asked_to() {
+        let login = LoginText::parse(r#"{"user":$im_user,"device":"rest-$im_connection"}"#).unwrap();
+        let (client, head) = (client("10.1.1.1"), request(""));
+        let subject = Subject::of_request(&client, client.ip(), &head);
+        let shared = login.text(&subject, Some(17));
+        assert_eq!(shared, login.text(&subject, Some(17)), "connections are shared by it");
+        let text = LoginText::for_connection(&shared, "node \"a\"-0-1");
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value, serde_json::json!({"user": 17, "device": "rest-node \"a\"-0-1"}));
+        assert!(LoginText::parse("{\"a\": \"\u{1a}\"}").is_err());
     }
 }

@@ -125,7 +125,9 @@ impl Process {
     /// deadline passes first.
     pub fn until<T>(&mut self, what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         let start = Instant::now();
-        let deadline = Duration::from_secs(30);
+        // A gateway starts when its modules are compiled, and that takes long
+        // where a machine has more to do.
+        let deadline = Duration::from_secs(120);
         loop {
             if let Some(value) = ready() {
                 return value;

@@ -17,6 +17,11 @@ use crate::process::{Process, Signal, command_in, program};
 use crate::raw::Raw;
 use crate::wait::eventually;
 
+/// All the program says of itself. What compiles modules would say more than all
+/// the rest, and take longer for it than for compiling.
+const LOG_LEVEL: &str = "debug,cranelift_codegen=info,cranelift_frontend=info,regalloc2=info,wasmtime=info,\
+                         wasmtime_internal_cranelift=info";
+
 /// An object as it is put into the store: a JSON value, or YAML text.
 pub trait Document {
     /// The file's ending and its text.
@@ -244,7 +249,7 @@ impl Sluice {
             ("node", json!({"id": "test", "region": "here"})),
             ("threads", json!(2)),
             ("cache_dir", json!(folder.path().join("cache"))),
-            ("log", json!({"access": folder.path().join("access.log"), "level": "debug"})),
+            ("log", json!({"access": folder.path().join("access.log"), "level": LOG_LEVEL})),
         ];
         SluiceBuilder {
             boot: boot.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),

@@ -27,10 +27,7 @@ pub fn within<T>(deadline: Duration, what: &str, mut condition: impl FnMut() -> 
 }
 
 /// [`eventually`] for an asynchronous test.
-pub async fn eventually_async<T, F: Future<Output = Option<T>>>(
-    what: &str,
-    mut condition: impl FnMut() -> F,
-) -> T {
+pub async fn eventually_async<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = condition().await {

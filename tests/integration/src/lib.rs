@@ -6,11 +6,13 @@
 //! makes HTTP/2 frames, wrong ones included. [`load`] asks steadily and keeps
 //! long sessions busy; [`changes`] changes the configuration meanwhile.
 //! [`admin`] talks to the Admin API.
-//! [`lines`] has lines, IM frames and small upstreams.
+//! [`lines`] has lines, IM frames and small upstreams. [`im`] has the IM service
+//! behind an HTTP route, and clients that speak JSON to it.
 
 pub mod admin;
 pub mod changes;
 pub mod frames;
+pub mod im;
 pub mod lines;
 pub mod load;
 pub mod origin;

@@ -40,6 +40,22 @@ pub(crate) fn build() -> Result<()> {
         build.env("SLUICE_TOOLS", target.join("guest-tools")).env_remove("CARGO_TARGET_DIR");
         shell::run(build)?;
     }
+    place_in_examples(&target.join("plugins"))
+}
+
+/// Puts the components that example stores have objects for beside these.
+fn place_in_examples(components: &Path) -> Result<()> {
+    for store in fs::read_dir(root().join("examples")).context("cannot read examples/")? {
+        let Ok(objects) = fs::read_dir(store?.path().join("modules")) else { continue };
+        for object in objects.filter_map(|entry| entry.ok().map(|entry| entry.path())) {
+            let name = object.file_stem().unwrap_or_default();
+            let component = components.join(name).with_extension("wasm");
+            if object.extension().is_some_and(|ending| ending == "yaml") && component.is_file() {
+                fs::copy(&component, object.with_extension("wasm"))
+                    .with_context(|| format!("cannot write beside {}", object.display()))?;
+            }
+        }
+    }
     Ok(())
 }
 

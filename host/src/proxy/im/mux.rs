@@ -77,7 +77,10 @@ impl Mux {
             Some((line, _)) if lines.len() >= LINES_MAX => Ok(Rc::clone(line)),
             None if lines.len() >= LINES_MAX => Err(Busy),
             _ => {
-                let line = Rc::new(Line::new(node, login, Rc::clone(&self.pending)));
+                let used =
+                    |number: &u32| lines.iter().any(|line| *line.login == *login && line.number == *number);
+                let number = (0..u32::MAX).find(|number| !used(number)).unwrap_or_default();
+                let line = Rc::new(Line::new(node, login, number, Rc::clone(&self.pending)));
                 lines.push(Rc::clone(&line));
                 drop(lines);
                 open(Rc::clone(&line));
@@ -131,6 +134,8 @@ struct Slot {
 pub(super) struct Line {
     node: NodeKey,
     login: Box<[u8]>,
+    /// The lowest that no other connection of this worker with this login has.
+    pub(super) number: u32,
     pub(super) state: RefCell<State>,
     pub(super) address: Cell<Option<SocketAddr>>,
     pending: Rc<Cell<usize>>,
@@ -283,8 +288,9 @@ pub(super) enum NotTaken {
 }
 
 impl Line {
-    fn new(node: NodeKey, login: &[u8], pending: Rc<Cell<usize>>) -> Self {
-        Self { node, login: login.into(), state: RefCell::default(), address: Cell::new(None), pending }
+    fn new(node: NodeKey, login: &[u8], number: u32, pending: Rc<Cell<usize>>) -> Self {
+        let (state, address) = (RefCell::default(), Cell::new(None));
+        Self { node, login: login.into(), number, state, address, pending }
     }
 
     /// Puts a request among those to be sent.

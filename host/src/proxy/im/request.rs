@@ -17,6 +17,7 @@ use crate::proxy::http::{Passed, answer, local_bounds};
 use crate::proxy::journey::Journey;
 use crate::proxy::tlv::Header;
 use crate::proxy::transfer;
+use crate::snapshot::LoginText;
 use crate::upstream::{NoLine, Target, Tried};
 
 use super::Way;
@@ -152,7 +153,7 @@ async fn ask<D: Downstream>(
         let (error, reason) = match outcome {
             Ok(answer) => return Ok(answer),
             Err(Lost::Login(problem)) => return Err(ProxyError::Transcode(problem)),
-            Err(Lost::Unsent(reason)) => (ProxyError::RequestLost, reason),
+            Err(Lost::Unsent(reason)) => (ProxyError::Unsent(reason), reason),
             Err(Lost::Sent) if is_safe => (ProxyError::RequestLost, "request_lost"),
             Err(Lost::Sent) => return Err(ProxyError::RequestLost),
         };
@@ -180,7 +181,9 @@ fn pick(
     let worker = &journey.worker;
     let mut failed = None;
     let picked = worker.im.mux.pick(target, login, &way.bridge.requests, |line| {
-        let frame = match login_frame(way, login, caller) {
+        let name = format!("{}-{}-{}", worker.shared.node.id, worker.index, line.number);
+        let login = LoginText::for_connection(login, &name);
+        let frame = match login_frame(way, &login, caller) {
             Ok(frame) => frame,
             Err(problem) => {
                 worker.im.mux.forget(&line);
@@ -254,12 +257,17 @@ fn respond(
         return Ok(LocalResponse::json(202, "", &serde_json::json!({})));
     };
     let is_error = tlv.error.is_some_and(|(error, _)| error == reply.command && error != expected);
-    if is_error {
-        return Ok(upstream_refusal(journey, &ErrorFrame::read(tlv, &reply.body).unwrap_or_default()));
-    }
-    let body = transcoder
-        .decode_reply(outgoing.command, reply.command, &reply.body)
-        .map_err(ProxyError::Transcode)?;
+    let decoded = transcoder.decode_reply(outgoing.command, reply.command, &reply.body);
+    let body = match decoded {
+        Err(problem) if is_error => {
+            let error = ErrorFrame::read(tlv, &reply.body).unwrap_or_default();
+            // What the map of commands says of the error counts more than what
+            // the gateway makes of its code.
+            let status = if problem.status == 502 { error.status() } else { problem.status };
+            return Ok(upstream_refusal(journey, status, &error));
+        }
+        decoded => decoded.map_err(ProxyError::Transcode)?,
+    };
     let mut response = LocalResponse::new(200, "");
     response.head.fields.append(b"Content-Type", b"application/json");
     response.body = body.into();
@@ -267,8 +275,7 @@ fn respond(
 }
 
 /// What the upstream's error frame says, over HTTP.
-fn upstream_refusal(journey: &Journey, error: &ErrorFrame) -> LocalResponse {
-    let status = error.status();
+fn upstream_refusal(journey: &Journey, status: u16, error: &ErrorFrame) -> LocalResponse {
     let body = serde_json::json!({
         "error_msg": error.text, "code": error.code, "request_id": journey.exchange.request_id.get(),
     });
