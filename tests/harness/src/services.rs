@@ -325,6 +325,12 @@ impl ImServerBuilder {
         self
     }
 
+    /// Lets phones confirm logins of browsers.
+    pub fn qr(mut self, qr: im::QrOptions) -> Self {
+        self.options.qr = Some(qr);
+        self
+    }
+
     /// Takes the first byte as a frame's, PROXY header or not.
     pub fn without_proxy_protocol(mut self) -> Self {
         self.options.proxy_protocol = false;

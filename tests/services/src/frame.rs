@@ -22,6 +22,8 @@ pub mod command {
     pub const ERROR: u16 = 0x00FF;
     pub const LOGIN: u16 = 0x0101;
     pub const LOGIN_REPLY: u16 = 0x0102;
+    pub const CONFIRM_LOGIN: u16 = 0x0130;
+    pub const CONFIRM_LOGIN_REPLY: u16 = 0x0131;
     pub const SEND: u16 = 0x0301;
     pub const SEND_REPLY: u16 = 0x0302;
     pub const PUSH: u16 = 0x0310;
@@ -29,6 +31,8 @@ pub mod command {
     pub const ACK_REPLY: u16 = 0x0312;
     pub const HISTORY: u16 = 0x0320;
     pub const HISTORY_REPLY: u16 = 0x0321;
+    pub const CONVERSATIONS: u16 = 0x0330;
+    pub const CONVERSATIONS_REPLY: u16 = 0x0331;
 }
 
 /// One frame: the header's fields and the body.

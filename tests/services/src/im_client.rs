@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use crate::frame::{Frame, command, decode};
 use crate::im::token;
 use crate::im_v1::{
-    AckReply, AckRequest, ContentType, Error, Heartbeat, HeartbeatReply, HistoryReply, HistoryRequest,
-    LoginReply, LoginRequest, Message, SendReply, SendRequest,
+    AckReply, AckRequest, ConfirmLoginReply, ConfirmLoginRequest, ContentType, Error, Heartbeat,
+    HeartbeatReply, HistoryReply, HistoryRequest, LoginReply, LoginRequest, Message, SendReply, SendRequest,
 };
 
 /// How long a request waits for its reply.
@@ -164,6 +164,13 @@ impl ImClient {
             ..LoginRequest::default()
         };
         self.call(command::LOGIN, command::LOGIN_REPLY, 0, &request).await
+    }
+
+    /// Lets a browser in that shows this code, as this client's user.
+    pub async fn confirm_login(&self, token: &str) -> Result<(), ImError> {
+        let request = ConfirmLoginRequest { token: token.to_owned() };
+        let confirmed = self.call(command::CONFIRM_LOGIN, command::CONFIRM_LOGIN_REPLY, 0, &request);
+        confirmed.await.map(|ConfirmLoginReply {}| ())
     }
 
     /// Sends a text under a client message id of its own.

@@ -80,8 +80,14 @@ const PACKAGES: &[Package] = &[
         "std for plugins, built from these sources",
     ),
     package("lld", Sign::Program("wasm-ld"), "links plugins"),
-    package("nodejs", Sign::Program("node"), "makes components of JavaScript"),
+    package("nodejs", Sign::Program("node"), "makes components of JavaScript, drives the browser in tests"),
     package("npm", Sign::Program("npm"), "brings the libraries for that"),
+    package("chromium", Sign::Program("chromium"), "the browser that tests the chat page"),
+    package(
+        "fonts-dejavu-core",
+        Sign::File("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"),
+        "letters for that browser",
+    ),
     package(
         "python3-venv",
         Sign::File("/usr/lib/python3.11/ensurepip/__main__.py"),
@@ -94,7 +100,11 @@ const PACKAGES: &[Package] = &[
 /// Installs what `needs` asks for and is not there.
 pub(crate) fn run(needs: Needs) -> Result<()> {
     debian_packages(needs)?;
-    if needs == Needs::Test { python_packages(&shell::root()) } else { Ok(()) }
+    if needs == Needs::Bench {
+        return Ok(());
+    }
+    python_packages(&shell::root())?;
+    node_packages(&shell::root())
 }
 
 fn debian_packages(needs: Needs) -> Result<()> {
@@ -171,6 +181,36 @@ fn python_packages(root: &Path) -> Result<()> {
         let options = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", &target];
         shell::run(shell::command("python3", &[&options[..], requirements].concat()))?;
         fs::write(&list, wanted).with_context(|| format!("cannot write {}", list.display()))?;
+    }
+    Ok(())
+}
+
+/// Packages of the npm registry that need no others, each in a folder of the
+/// project's own: name and exact version.
+const NODE: &[(&str, &str)] = &[
+    // Drives the browser. The browser itself is Debian's.
+    ("playwright-core", "1.65.1"),
+];
+
+/// Brings the npm packages that are missing, or of which another version is wanted,
+/// into `target/node`.
+fn node_packages(root: &Path) -> Result<()> {
+    for (name, version) in NODE {
+        let folder = root.join("target/node").join(name);
+        let wanted = format!("{name}@{version}");
+        let note = folder.join("wanted");
+        if fs::read_to_string(&note).is_ok_and(|there| there == wanted) {
+            continue;
+        }
+        eprintln!("set-up brings the npm package {wanted} into {}", folder.display());
+        // What is there is of another version.
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let target = folder.to_string_lossy();
+        let options =
+            ["install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", &target];
+        shell::run(shell::command("npm", &[&options[..], &[&wanted]].concat()))?;
+        fs::write(&note, &wanted).with_context(|| format!("cannot write {}", note.display()))?;
     }
     Ok(())
 }

@@ -41,6 +41,7 @@ struct Arguments {
 }
 
 const HELP: &str = "/to USER      send to USER from now on
+/confirm CODE let a browser in that shows this code or the link of its picture
 /history [N]  the last N messages with the peer (20)
 /ping         a heartbeat
 /help         this list
@@ -153,6 +154,13 @@ impl Chat {
                 }
                 Err(_) => println!("! {user} is no user id"),
             },
+            (Some("/confirm"), Some(code)) => {
+                // The picture has the code behind the last '#'.
+                let token = code.rsplit('#').next().unwrap_or(code);
+                client.confirm_login(token).await?;
+                println!("* confirmed: the browser is logged in as user {}", client.user());
+            }
+            (Some("/confirm"), None) => println!("! /confirm CODE"),
             (Some("/history"), count) => self.history(client, count).await?,
             (Some(order), _) if order.starts_with('/') => println!("! unknown order, /help lists them"),
             _ => match self.to {

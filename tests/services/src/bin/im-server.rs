@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use clap::Parser;
-use sluice_services::im::{ImOptions, ImServer, Stats};
+use sluice_services::im::{ImOptions, ImServer, QrOptions, Stats};
 
 /// A small IM server that speaks im20 frames.
 #[derive(Parser)]
@@ -37,6 +37,21 @@ struct Arguments {
     /// The certificate's key (PEM).
     #[arg(long, requires = "cert")]
     key: Option<PathBuf>,
+    /// Where `qr-login` is told which logins phones confirmed, as ADDRESS/PATH;
+    /// its keys are in the environment: QR_CONFIRM_KEY, QR_SESSION_KEY.
+    #[arg(long, value_parser = qr)]
+    qr_login: Option<(SocketAddr, String)>,
+}
+
+fn qr(text: &str) -> Result<(SocketAddr, String), String> {
+    let at = text.find('/').ok_or("expected ADDRESS/PATH")?;
+    let (address, path) = text.split_at(at);
+    Ok((address.parse().map_err(|error| format!("{address}: {error}"))?, path.to_owned()))
+}
+
+/// Keys stay out of the list of processes.
+fn key(name: &str) -> Result<String, String> {
+    std::env::var(name).map_err(|error| format!("{name}: {error}"))
 }
 
 fn line(text: &str) -> Result<(String, SocketAddr), String> {
@@ -51,7 +66,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         (Some(cert), Some(key)) => Some(sluice_services::tls::server(cert, key, &[])?),
         _ => None,
     };
-    let options = ImOptions { lines: arguments.lines, proxy_protocol: arguments.proxy_protocol, tls };
+    let qr = match arguments.qr_login {
+        None => None,
+        Some((address, path)) => {
+            let (confirm_key, session_key) = (key("QR_CONFIRM_KEY")?, key("QR_SESSION_KEY")?);
+            Some(QrOptions { address, path, confirm_key, session_key })
+        }
+    };
+    let options = ImOptions { lines: arguments.lines, proxy_protocol: arguments.proxy_protocol, tls, qr };
     let server = Arc::new(ImServer::start(options).await?);
     for (name, port) in server.lines() {
         println!("line {name} on {}", port.address());

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use crate::frame::{Frame, command};
 use crate::im_v1::{
-    AckReply, ContentType, Error, ErrorCode, HistoryReply, HistoryRequest, LoginReply, LoginRequest, Message,
-    SendReply, SendRequest,
+    AckReply, ContentType, Conversation, ConversationsReply, ConversationsRequest, Error, ErrorCode,
+    HistoryReply, HistoryRequest, LoginReply, LoginRequest, Message, SendReply, SendRequest,
 };
 
 /// Messages kept for a conversation, and waiting for a device.
@@ -130,6 +130,15 @@ pub(super) struct Session {
     pub(super) outgoing: mpsc::Receiver<Bytes>,
 }
 
+/// How a user that logs in is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// By the token of the demo, which is looked at here.
+    ByToken,
+    /// By a session of `qr-login`, which was found to be good.
+    BySession,
+}
+
 /// A request that is answered with an error frame.
 pub(super) fn refuse(code: ErrorCode, text: impl Into<String>) -> Error {
     Error { code: code.into(), text: text.into(), ..Error::default() }
@@ -162,7 +171,7 @@ impl Hub {
         let mut inner = self.lock();
         inner.stats.frames_in += 1;
         // Unknown commands share one entry, so that nobody can fill the table.
-        let known = matches!(command, 0x0001 | 0x0101 | 0x0301 | 0x0311 | 0x0320);
+        let known = matches!(command, 0x0001 | 0x0101 | 0x0130 | 0x0301 | 0x0311 | 0x0320 | 0x0330);
         let name = if known { format!("{command:#06x}") } else { "other".to_owned() };
         *inner.stats.commands.entry(name).or_default() += 1;
     }
@@ -175,14 +184,18 @@ impl Hub {
         self.lock().stats.protocol_errors += 1;
     }
 
+    /// Begins a session of a device. A token is looked at unless `known` says that
+    /// it has been.
     pub(super) fn login(
         &self,
         request: LoginRequest,
+        known: Known,
         client: SocketAddr,
         line: &str,
     ) -> Result<Session, Error> {
         let mut inner = self.lock();
-        if request.user_id == 0 || request.token != token(request.user_id) {
+        let is_own = known == Known::BySession || request.token == token(request.user_id);
+        if request.user_id == 0 || !is_own {
             inner.stats.logins_refused += 1;
             return Err(refuse(ErrorCode::BadCredentials, "unknown user or wrong token"));
         }
@@ -303,6 +316,40 @@ impl Hub {
         AckReply { message_id, pending: device.pending.len() as u32 }
     }
 
+    pub(super) fn conversations(
+        &self,
+        session: &Session,
+        request: ConversationsRequest,
+    ) -> Result<ConversationsReply, Error> {
+        if request.limit > 100 {
+            return Err(refuse(ErrorCode::Invalid, format!("limit: {} is over 100", request.limit)));
+        }
+        let limit = if request.limit == 0 { 20 } else { request.limit as usize };
+        let inner = self.lock();
+        let own = inner.conversations.iter().filter_map(|(&id, messages)| {
+            let (low, high) = ((id >> 32) as u32, id as u32);
+            let peer = match session.user {
+                user if user == low => high,
+                user if user == high => low,
+                _ => return None,
+            };
+            Some((peer, id, messages.back()?))
+        });
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|(_, _, last)| std::cmp::Reverse(last.message_id));
+        // A frame holds 64 KiB: the list ends early rather than not fit.
+        let mut bytes = 0;
+        let mut reply = ConversationsReply::default();
+        for (peer, conversation_id, last) in own.into_iter().take(limit) {
+            bytes += prost::Message::encoded_len(last) + 32;
+            if bytes > 60_000 && !reply.conversations.is_empty() {
+                break;
+            }
+            reply.conversations.push(Conversation { conversation_id, peer, last: Some(last.clone()) });
+        }
+        Ok(reply)
+    }
+
     pub(super) fn history(&self, session: &Session, request: HistoryRequest) -> Result<HistoryReply, Error> {
         let id = request.conversation_id;
         if session.user != (id >> 32) as u32 && session.user != id as u32 {
@@ -396,7 +443,7 @@ mod tests {
             device: device.to_owned(),
             ..LoginRequest::default()
         };
-        hub.login(request, "192.0.2.1:9".parse().unwrap(), "leased").unwrap()
+        hub.login(request, Known::ByToken, "192.0.2.1:9".parse().unwrap(), "leased").unwrap()
     }
 
     fn text(to: u32, client_message_id: u64) -> SendRequest {
@@ -455,6 +502,29 @@ mod tests {
     }
 
     #[test]
+    fn conversations_are_listed_to_their_owners_newest_first() {
+        let hub = Hub::default();
+        let alice = login(&hub, 1, "a");
+        let bob = login(&hub, 2, "a");
+        hub.send(&alice, text(2, 1)).unwrap();
+        hub.send(&alice, text(3, 2)).unwrap();
+        let newest = hub.send(&bob, text(1, 1)).unwrap();
+        let list = |session: &Session, limit| {
+            let reply = hub.conversations(session, ConversationsRequest { limit }).unwrap();
+            reply.conversations.iter().map(|one| one.peer).collect::<Vec<_>>()
+        };
+        assert_eq!(list(&alice, 0), [2, 3]);
+        assert_eq!(list(&alice, 1), [2]);
+        assert_eq!(list(&bob, 0), [1]);
+        assert_eq!(list(&login(&hub, 4, "a"), 0), [] as [u32; 0]);
+        let reply = hub.conversations(&alice, ConversationsRequest::default()).unwrap();
+        let last = reply.conversations[0].last.as_ref().unwrap();
+        assert_eq!(last.message_id, newest.message_id);
+        let error = hub.conversations(&alice, ConversationsRequest { limit: 101 }).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Invalid);
+    }
+
+    #[test]
     fn a_new_login_of_a_device_ends_the_earlier_session() {
         let hub = Hub::default();
         let mut old = login(&hub, 1, "a");
@@ -469,7 +539,8 @@ mod tests {
     fn a_wrong_token_is_refused() {
         let hub = Hub::default();
         let request = LoginRequest { user_id: 1, token: token(2), ..LoginRequest::default() };
-        let refused = hub.login(request, "192.0.2.1:9".parse().unwrap(), "leased").err().unwrap();
+        let client = "192.0.2.1:9".parse().unwrap();
+        let refused = hub.login(request, Known::ByToken, client, "leased").err().unwrap();
         assert_eq!(refused.code(), ErrorCode::BadCredentials);
         assert_eq!(hub.stats().logins_refused, 1);
     }

@@ -6,6 +6,7 @@
 //! one client, `hub` holds what they share.
 
 mod hub;
+mod qr;
 mod session;
 
 use std::io;
@@ -17,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::port::{Mode, Port};
 
 pub use hub::{Stats, UserStats, conversation_id, token};
+pub use qr::QrOptions;
 
 /// What a server is to do.
 #[derive(Clone, Default)]
@@ -27,6 +29,8 @@ pub struct ImOptions {
     pub proxy_protocol: bool,
     /// Speak TLS on every line.
     pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Let phones confirm logins of browsers, and browsers in with what they got.
+    pub qr: Option<QrOptions>,
 }
 
 /// A running server. Dropping it closes its ports.
@@ -39,6 +43,7 @@ impl ImServer {
     /// Listens on every line; serves as tasks of the current runtime.
     pub async fn start(options: ImOptions) -> io::Result<ImServer> {
         let hub = Arc::new(hub::Hub::default());
+        let qr = options.qr.map(Arc::new);
         let mut lines = Vec::new();
         for (name, address) in options.lines {
             let settings = Arc::new(session::Settings {
@@ -46,6 +51,7 @@ impl ImServer {
                 line: name.clone(),
                 proxy_protocol: options.proxy_protocol,
                 tls: options.tls.clone().map(TlsAcceptor::from),
+                qr: qr.clone(),
             });
             let port =
                 Port::open(address, move |stream, peer| session::serve(settings.clone(), stream, peer));

@@ -11,9 +11,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::hub::{Hub, Session, now_ms, refuse};
+use super::hub::{Hub, Known, Session, now_ms, refuse};
+use super::qr::QrOptions;
 use crate::frame::{Frame, command, decode};
-use crate::im_v1::{Error, ErrorCode, HeartbeatReply};
+use crate::im_v1::{ConfirmLoginReply, ConfirmLoginRequest, Error, ErrorCode, HeartbeatReply, LoginRequest};
 use crate::port::Ending;
 use crate::proxy_header;
 
@@ -26,6 +27,7 @@ pub(super) struct Settings {
     pub(super) line: String,
     pub(super) proxy_protocol: bool,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) qr: Option<Arc<QrOptions>>,
 }
 
 pub(super) async fn serve(settings: Arc<Settings>, mut stream: TcpStream, peer: SocketAddr) -> Ending {
@@ -92,7 +94,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         let mut replies = BytesMut::new();
         loop {
             while let Some(frame) = self.next_frame()? {
-                let after = self.answer(&frame, &mut replies);
+                let outcome = match frame.command {
+                    command::CONFIRM_LOGIN => self.confirm_login(&frame).await,
+                    _ => self.carry_out(&frame),
+                };
+                let after = self.answer(&frame, outcome, &mut replies);
                 if replies.len() > 64 * 1024 || matches!(after, After::Close) {
                     self.write(&mut replies).await?;
                 }
@@ -152,11 +158,11 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         Ok(())
     }
 
-    fn answer(&mut self, frame: &Frame, out: &mut BytesMut) -> After {
+    fn answer(&mut self, frame: &Frame, outcome: Result<Frame, Error>, out: &mut BytesMut) -> After {
         let settings = self.settings;
         settings.hub.count_frame(frame.command);
         let user = self.session.as_ref().map_or(frame.from, |session| session.user);
-        match self.carry_out(frame) {
+        match outcome {
             Ok(reply) => {
                 reply.between(0, user).encode(out);
                 if frame.command == command::LOGIN
@@ -176,16 +182,45 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
         }
     }
 
+    /// Lets a browser in as the user of this connection.
+    async fn confirm_login(&self, frame: &Frame) -> Result<Frame, Error> {
+        let user = self.speaker(frame)?.user;
+        let request: ConfirmLoginRequest = body(frame)?;
+        let Some(qr) = &self.settings.qr else {
+            return Err(refuse(ErrorCode::UnknownCommand, "this server confirms no logins"));
+        };
+        qr.confirm(&request.token, user).await?;
+        Ok(Frame::new(command::CONFIRM_LOGIN_REPLY, frame.sequence, &ConfirmLoginReply {}))
+    }
+
+    /// The session a frame is sent in; who speaks is who logged in.
+    fn speaker(&self, frame: &Frame) -> Result<&Session, Error> {
+        let Some(session) = &self.session else {
+            return Err(refuse(ErrorCode::NotLoggedIn, "log in first"));
+        };
+        if frame.from != session.user {
+            let text = format!("from: {} is not the user logged in", frame.from);
+            return Err(refuse(ErrorCode::Forbidden, text));
+        }
+        Ok(session)
+    }
+
     fn carry_out(&mut self, frame: &Frame) -> Result<Frame, Error> {
         let hub = &self.settings.hub;
         let sequence = frame.sequence;
         match frame.command {
             command::HEARTBEAT => {
-                let reply = HeartbeatReply { server_time_ms: now_ms() };
+                let reply = HeartbeatReply { server_time_ms: now_ms(), line: self.settings.line.clone() };
                 return Ok(Frame::new(command::HEARTBEAT_REPLY, sequence, &reply));
             }
             command::LOGIN => {
-                let session = hub.login(body(frame)?, self.client, &self.settings.line)?;
+                let request: LoginRequest = body(frame)?;
+                let qr = self.settings.qr.as_deref();
+                let known = match qr.is_some_and(|qr| qr.is_session_of(&request.token, request.user_id)) {
+                    true => Known::BySession,
+                    false => Known::ByToken,
+                };
+                let session = hub.login(request, known, self.client, &self.settings.line)?;
                 if let Some(earlier) = self.session.replace(session) {
                     hub.leave(&earlier);
                 }
@@ -194,13 +229,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             }
             _ => {}
         }
-        let Some(session) = &self.session else {
-            return Err(refuse(ErrorCode::NotLoggedIn, "log in first"));
-        };
-        if frame.from != session.user {
-            let text = format!("from: {} is not the user logged in", frame.from);
-            return Err(refuse(ErrorCode::Forbidden, text));
-        }
+        let session = self.speaker(frame)?;
         match frame.command {
             command::SEND => {
                 let reply = hub.send(session, body(frame)?)?;
@@ -214,6 +243,10 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Connection<'a, S> {
             command::HISTORY => {
                 let reply = hub.history(session, body(frame)?)?;
                 Ok(Frame::new(command::HISTORY_REPLY, sequence, &reply))
+            }
+            command::CONVERSATIONS => {
+                let reply = hub.conversations(session, body(frame)?)?;
+                Ok(Frame::new(command::CONVERSATIONS_REPLY, sequence, &reply))
             }
             other => Err(refuse(ErrorCode::UnknownCommand, format!("command {other:#06x} is unknown"))),
         }
