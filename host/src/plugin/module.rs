@@ -313,6 +313,13 @@ impl Plugin {
         own + self.slots.count() + self.alone.load(Relaxed)
     }
 
+    /// Bytes of linear memory of the largest of its instances that wait for a
+    /// call; 0 where each exchange has one of its own.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.slots.memory()
+    }
+
     /// Whether it is not called for a while.
     #[must_use]
     pub fn is_broken(&self) -> bool {

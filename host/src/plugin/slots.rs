@@ -113,6 +113,12 @@ impl Slots {
         (0..self.places.len()).filter(|place| self.places[*place].is_wanted.swap(false, Relaxed)).collect()
     }
 
+    /// Bytes of linear memory of the largest instance that waits for a call.
+    pub(super) fn memory(&self) -> usize {
+        let bytes = |place: &Place| place.slot.lock().live.lock().as_ref().map_or(0, |live| live.memory());
+        self.places.iter().map(bytes).max().unwrap_or_default()
+    }
+
     /// Instances that wait for a call.
     pub(super) fn count(&self) -> usize {
         self.places.iter().filter(|place| place.slot.lock().live.lock().is_some()).count()

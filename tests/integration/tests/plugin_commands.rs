@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use sluice_harness::Sluice;
+use sluice_harness::{Guest, Port, Sluice};
 use tempfile::TempDir;
 
 fn root() -> PathBuf {
@@ -59,6 +59,13 @@ impl Desk {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Has a built plugin pass the cases it came with.
+    fn passes(&self, name: &str) {
+        let (component, cases) = (format!("{name}/target/{name}.wasm"), format!("{name}/cases.yaml"));
+        let tested = self.ok(&["test", &component, "--cases", &cases]);
+        assert!(tested.contains("cases passed") && tested.contains("\u{b5}s"), "{name}: {tested}");
+    }
+
     fn new_rust(&self, name: &str, kind: &str) {
         let sdk = root().join("guest-sdk");
         self.ok(&["new", name, "--kind", kind, "--sdk", &sdk.to_string_lossy()]);
@@ -92,6 +99,7 @@ fn every_template_in_rust_builds_and_passes_its_tests() {
         desk.new_rust(&name, kind);
         let built = desk.ok(&["build", &name]);
         assert!(built.contains(&format!("{name}/target/{name}.wasm")), "{built}");
+        desk.passes(&name);
         let exports = names(&desk.inspect(&name)["exports"]);
         assert!(exports.contains(&"sluice:plugin/lifecycle@0.1.0".to_owned()), "{kind}: {exports:?}");
         assert!(exports.contains(&interface.to_owned()), "{kind}: {exports:?}");
@@ -132,6 +140,7 @@ fn filters_in_javascript_and_python_build_without_wasi() {
         assert!(exports.contains(&"sluice:plugin/request-filter@0.1.0".to_owned()), "{lang}: {exports:?}");
         let imports = names(&description["imports"]);
         assert!(imports.iter().all(|import| import.starts_with("sluice:plugin/")), "{lang}: {imports:?}");
+        desk.passes(&name);
     }
 }
 
@@ -144,7 +153,43 @@ fn functions_in_javascript_and_python_are_components_of_wasi_http() {
         desk.ok(&["build", &name]);
         let exports = names(&desk.inspect(&name)["exports"]);
         assert!(exports.contains(&"wasi:http/incoming-handler@0.2.10".to_owned()), "{lang}: {exports:?}");
+        desk.passes(&name);
     }
+}
+
+#[test]
+fn a_case_that_differs_says_what_and_fails() {
+    let desk = Desk::new();
+    std::fs::write(desk.path("guest.wasm"), Guest::new("one").build()).expect("a component");
+    let cases = |cases: &str| {
+        std::fs::write(desk.path("cases.yaml"), format!("cases:\n{cases}")).expect("a file of cases");
+    };
+    cases(
+        "  - {name: others are marked, request: {path: /}, expect: {verdict: edit, headers: {x-guest: one}}}
+  - {name: evil is denied, request: {path: /evil}, expect: {verdict: deny, status: 403, rule: evil, body: no}}
+",
+    );
+    let told = desk.ok(&["test", "guest.wasm"]);
+    assert!(told.contains("2 cases passed") && told.contains("KiB"), "{told}");
+    for (case, difference) in [
+        ("request: {path: /}, expect: {verdict: deny}", "odd: verdict: edit, expected deny"),
+        ("request: {path: /evil}, expect: {status: 404}", "odd: status: 403, expected 404"),
+        ("request: {path: /evil}, expect: {rule: good}", "odd: rule: \"evil\", expected \"good\""),
+        (
+            "request: {path: /}, expect: {headers: {X-Guest: two}}",
+            "headers.x-guest: \"one\", expected \"two\"",
+        ),
+        ("request: {path: /}, expect: {headers: {x-guest: ''}}", "headers.x-guest: \"one\", expected \"\""),
+        ("response: {status: 200}, expect: {}", "odd: the plugin does not ask for responses"),
+        ("frames: [{}], expect: [{verdict: pass}]", "odd: the plugin does not ask for frames"),
+    ] {
+        cases(&format!("  - {{name: odd, {case}}}\n  - {{name: even, request: {{}}, expect: {{}}}}\n"));
+        let error = desk.error(&["test", "guest.wasm"]);
+        assert!(error.contains("1 of 2 cases failed") && error.contains(difference), "{case}: {error}");
+    }
+    cases("  - {name: odd, request: {}, expect: {verdikt: deny}}\n");
+    let error = desk.error(&["test", "guest.wasm"]);
+    assert!(error.contains("case \"odd\": expect.verdikt"), "{error}");
 }
 
 #[test]
@@ -160,6 +205,8 @@ fn what_cannot_be_done_is_said() {
         (&["new", "a", "--kind", "timer", "--lang", "js"], "no template for --kind timer"),
         (&["inspect", "text.wasm"], "no WebAssembly at all"),
         (&["inspect", "none.wasm"], "cannot read none.wasm"),
+        (&["test", "none.wasm"], "cannot read none.wasm"),
+        (&["test", "text.wasm"], "cannot read cases.yaml"),
     ] {
         let error = desk.error(arguments);
         assert!(error.contains(words), "{arguments:?}: {error}");
@@ -179,15 +226,23 @@ fn a_fault_in_the_sources_is_shown_and_leaves_the_component_before() {
     assert_eq!(std::fs::read(&component).expect("still there"), before);
 }
 
-/// The commands of the page, in the order in which they stand.
+/// The commands of the page, in the order in which they stand, on ports that are
+/// free.
 #[test]
 fn the_commands_of_the_documentation_work() {
     let page = std::fs::read_to_string(root().join("docs/plugins.md")).expect("docs/plugins.md is there");
-    let mut script = String::from("set -e\n");
+    // Whatever happens, the gateway does not outlive the page.
+    let mut script = String::from("set -e\ntrap 'test -z \"$!\" || kill $! 2>/dev/null || true' EXIT\n");
     for block in page.split("```sh\n").skip(1) {
         script.push_str(block.split("```").next().unwrap_or_default());
     }
     assert!(script.contains("sluice plugin new hello"), "the page begins with a plugin");
+    let ports = [9080, 9180, 9090, 9091].map(|port| (port, Port::free()));
+    for (port, free) in &ports {
+        let theirs = format!("127.0.0.1:{port}");
+        assert!(script.contains(&theirs), "the page names {theirs}");
+        script = script.replace(&theirs, &free.loopback().to_string());
+    }
     let desk = Desk::new();
     let program = PathBuf::from(Sluice::command(&[]).get_program());
     let folder = program.parent().expect("the program is in a folder");
@@ -200,5 +255,7 @@ fn the_commands_of_the_documentation_work() {
     let output = shell.args(["-c", &script]).env("PATH", path.expect("a path")).output().expect("sh runs");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.contains("request-filter"), "{text}");
+    for words in ["request-filter", "cases passed", "good day\n", "good day, and welcome\n", "MODULE"] {
+        assert!(text.contains(words), "{words:?} in {text}");
+    }
 }

@@ -11,6 +11,8 @@ pub enum Plugin {
     New(New),
     /// Make a component of a Rust crate, or of a folder of JavaScript or Python
     Build(Build),
+    /// Run a component against recorded cases, without a gateway
+    Test(Test),
     /// Show what a component imports, exports and needs
     Inspect(Inspect),
 }
@@ -67,6 +69,17 @@ pub struct Build {
     /// Where the component goes; without it `PATH/target/NAME.wasm`
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Flags of `sluice plugin test`.
+#[derive(Debug, Args)]
+pub struct Test {
+    /// A component, or a folder of sources, which is built first
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// The cases; without it `cases.yaml` in the folder, or beside the component
+    #[arg(long, value_name = "FILE")]
+    pub cases: Option<PathBuf>,
 }
 
 /// Flags of `sluice plugin inspect`.

@@ -53,7 +53,7 @@ impl Description {
             .collect();
         let hash = digest::digest(&digest::SHA256, bytes);
         let digest =
-            hash.as_ref().iter().fold("sha256-".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+            hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
         Ok(Self { size: bytes.len(), digest, imports, exports, grants })
     }
 

@@ -78,7 +78,7 @@ pub(super) fn run(flags: &cli::Build) -> Result<()> {
 }
 
 /// The component and the name of what is in a folder.
-fn component(folder: &Path) -> Result<(String, Vec<u8>)> {
+pub(super) fn component(folder: &Path) -> Result<(String, Vec<u8>)> {
     let has = |file: &str| folder.join(file).is_file();
     if has("Cargo.toml") {
         rust::build(folder)

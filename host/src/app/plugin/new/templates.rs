@@ -53,11 +53,11 @@ impl Template {
 
     fn rust(&self) -> Vec<(&'static str, String)> {
         let (source, cases) = match self.kind {
-            Kind::Filter => (plugin!("hello-rust/src/lib.rs"), Some(plugin!("hello-rust/cases.yaml"))),
-            Kind::Frame => (template!("frame.rs.in"), Some(template!("frame.yaml.in"))),
-            Kind::Transcode => (template!("transcode.rs.in"), None),
-            Kind::Function => (template!("function.rs.in"), None),
-            Kind::Timer => (template!("timer.rs.in"), Some(template!("timer.yaml.in"))),
+            Kind::Filter => (plugin!("hello-rust/src/lib.rs"), plugin!("hello-rust/cases.yaml")),
+            Kind::Frame => (template!("frame.rs.in"), template!("frame.yaml.in")),
+            Kind::Transcode => (template!("transcode.rs.in"), template!("transcode.yaml.in")),
+            Kind::Function => (template!("function.rs.in"), template!("function.yaml.in")),
+            Kind::Timer => (template!("timer.rs.in"), template!("timer.yaml.in")),
         };
         with_cases(vec![("Cargo.toml", template!("Cargo.toml.in")), ("src/lib.rs", source)], cases)
     }
@@ -68,13 +68,13 @@ impl Template {
                 "hello-js-function",
                 plugin!("hello-js-function/package.json"),
                 plugin!("hello-js-function/plugin.js"),
-                None,
+                plugin!("hello-js-function/cases.yaml"),
             ),
             _ => (
                 "hello-js",
                 plugin!("hello-js/package.json"),
                 plugin!("hello-js/plugin.js"),
-                Some(plugin!("hello-js/cases.yaml")),
+                plugin!("hello-js/cases.yaml"),
             ),
         };
         let manifest = named(own, manifest);
@@ -87,13 +87,13 @@ impl Template {
                 "hello-python-function",
                 plugin!("hello-python-function/pyproject.toml"),
                 plugin!("hello-python-function/plugin.py"),
-                None,
+                plugin!("hello-python-function/cases.yaml"),
             ),
             _ => (
                 "hello-python",
                 plugin!("hello-python/pyproject.toml"),
                 plugin!("hello-python/plugin.py"),
-                Some(plugin!("hello-python/cases.yaml")),
+                plugin!("hello-python/cases.yaml"),
             ),
         };
         let manifest = named(own, manifest);
@@ -106,11 +106,9 @@ fn named(own: &str, manifest: &str) -> String {
     manifest.replace(&format!("\"{own}\""), "\"{{name}}\"")
 }
 
-/// The files with the cases, where the kind has any, and what version control
-/// leaves out.
-fn with_cases(files: Vec<(&'static str, &str)>, cases: Option<&str>) -> Vec<(&'static str, String)> {
-    let cases = cases.map(|cases| ("cases.yaml", cases));
-    let all = files.into_iter().chain(cases).chain([(".gitignore", "/target\n")]);
+/// The files with the cases, and what version control leaves out.
+fn with_cases(files: Vec<(&'static str, &str)>, cases: &str) -> Vec<(&'static str, String)> {
+    let all = files.into_iter().chain([("cases.yaml", cases), (".gitignore", "/target\n")]);
     all.map(|(path, text)| (path, text.to_owned())).collect()
 }
 
