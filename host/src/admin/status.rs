@@ -303,6 +303,8 @@ pub struct ModuleStatus {
     pub state: String,
     /// Why it is in that state.
     pub why: Option<String>,
+    /// Who vouches for the version that serves.
+    pub provenance: ProvenanceStatus,
     /// The version being tried on part of the traffic.
     pub canary: Option<String>,
     /// Versions that run: after a change also the old one, until its calls have ended.
@@ -310,6 +312,23 @@ pub struct ModuleStatus {
     /// Since when.
     #[serde(flatten)]
     pub since: Since,
+}
+
+/// Who vouches for a version of a module.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProvenanceStatus {
+    /// `signed` by a trust key; `unsigned`; `unproven` by a signature that does
+    /// not count here, where none is needed; `refused`.
+    pub state: String,
+    /// The trust key.
+    pub key: Option<String>,
+    /// The version's rising number.
+    pub number: Option<u64>,
+    /// When the signature ends.
+    pub expires: Option<String>,
+    /// Why the signature does not count.
+    pub why: Option<String>,
 }
 
 /// A version of a module that runs with one configuration.

@@ -27,6 +27,8 @@ pub struct Boot {
     pub admin: Admin,
     /// Where the last good state is kept; none: nothing is kept.
     pub cache_dir: Option<PathBuf>,
+    /// Which modules run.
+    pub modules: ModuleRules,
     /// Worker threads; 0 means one a core.
     pub threads: usize,
     /// What is logged, and where.
@@ -40,6 +42,26 @@ pub struct Boot {
     pub takeover: Option<PathBuf>,
     /// The key that signs `x-sluice-path` and the hops of `via`, shared by the fleet.
     pub fleet_key: Option<KeySource>,
+}
+
+/// Which modules a node runs.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModuleRules {
+    /// `required`: only modules that one of `trust_keys` signed; `off` (the
+    /// default): all.
+    pub trust: TrustRule,
+}
+
+/// Whether modules must be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrustRule {
+    /// They need not be.
+    #[default]
+    Off,
+    /// They must be.
+    Required,
 }
 
 /// Names of this node.

@@ -35,8 +35,8 @@ pub enum Command {
     /// Write, build and look at plugins
     #[command(subcommand)]
     Plugin(super::plugin::cli::Plugin),
-    /// Make a fleet key: 32 random bytes in hex, for `fleet_key` of the boot file
-    Keygen,
+    /// Make a key: 32 random bytes in hex for `fleet_key` and `store.encryption`, or one that signs modules
+    Keygen(Keygen),
 }
 
 /// Flags of `sluice run`.
@@ -55,6 +55,15 @@ pub struct Run {
     /// `takeover` socket, which then drains and ends
     #[arg(long)]
     pub takeover: bool,
+}
+
+/// Flags of `sluice keygen`.
+#[derive(Debug, clap::Args)]
+pub struct Keygen {
+    /// Make an Ed25519 key that signs modules: the private key goes to FILE, whose name without its
+    /// ending is the key's id, and the object for `trust_keys` is printed
+    #[arg(long, value_name = "FILE")]
+    pub signing: Option<PathBuf>,
 }
 
 /// Flags of `sluice status`.

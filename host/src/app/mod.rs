@@ -25,6 +25,6 @@ pub fn main() -> ExitCode {
         cli::Command::Check { paths } => check::run(&paths),
         cli::Command::Status(flags) => status::run(&flags),
         cli::Command::Plugin(command) => plugin::run(&command),
-        cli::Command::Keygen => keygen::run(),
+        cli::Command::Keygen(flags) => keygen::run(&flags),
     }
 }

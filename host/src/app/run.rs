@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::boot::{Address, Boot};
+use super::boot::{Address, Boot, TrustRule};
 use super::worker::{Order, WorkerThread};
 use super::{cli, limits, manager};
 use crate::admin::{
@@ -35,7 +35,7 @@ use crate::message::path_signature::FleetKey;
 use crate::net::tls::Sessions;
 use crate::net::{Counters, Inherited, Listeners, Outcome, Queue, takeover};
 use crate::observe::{LogWriter, Metrics, host_name, start_events};
-use crate::plugin::{EngineOptions, ModuleCollector, Modules, Services, code_folder};
+use crate::plugin::{EngineOptions, ModuleCollector, Modules, Services, Trust, TrustPolicy, code_folder};
 use crate::proxy::{NodeIdentity, Shared};
 use crate::server;
 use crate::snapshot::{Builder, Checker, Snapshot};
@@ -288,7 +288,13 @@ impl Main {
         let options = EngineOptions { cache_dir, ..EngineOptions::default() };
         let metrics = &self.shared.metrics;
         metrics.register(Arc::new(services.metrics.clone()));
+        let policy = match self.boot.modules.trust {
+            TrustRule::Off => TrustPolicy::Off,
+            TrustRule::Required => TrustPolicy::Required,
+        };
+        let floors = self.boot.cache_dir.as_ref().map(|folder| folder.join("trust/floors.json"));
         let modules = Modules::new(options, services, blobs, self.workers.len());
+        let modules = modules.trusting(Trust::new(policy, floors));
         metrics.register(Arc::new(ModuleCollector::new(modules.running())));
         modules
     }

@@ -74,7 +74,7 @@ routes:
   - id: bad id
   - 7
 upstreams: {}
-trust_keys: []
+xrpc_protocols: []
 nonsense: []
 services:
   - id: 5
@@ -94,8 +94,8 @@ services:
              positive integer (\"bad id\")",
             "apisix.yaml:7:5: routes[3]: must be an object with fields",
             "apisix.yaml: upstreams: must be a list of objects",
-            "apisix.yaml: trust_keys: objects of kind \"trust_keys\" are not supported by this build yet",
-            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, modules, \
+            "apisix.yaml: xrpc_protocols: objects of kind \"xrpc_protocols\" are not supported by this build yet",
+            "apisix.yaml: nonsense: there is no kind \"nonsense\"; kinds are listeners, frame_formats, ssls, trust_keys, modules, \
              protos, upstreams, services, plugin_configs, global_rules, routes, stream_routes, secrets, consumer_groups, \
              consumers, credentials, plugin_metadata",
         ]

@@ -13,6 +13,8 @@ pub enum Kind {
     FrameFormats,
     /// Certificates by server name.
     Ssls,
+    /// Keys whose signatures on modules count.
+    TrustKeys,
     /// Wasm components by name.
     Modules,
     /// Protobuf definitions.
@@ -42,10 +44,11 @@ pub enum Kind {
 }
 
 /// Every kind, what is referred to before what refers to it.
-pub const KINDS: [Kind; 16] = [
+pub const KINDS: [Kind; 17] = [
     Kind::Listeners,
     Kind::FrameFormats,
     Kind::Ssls,
+    Kind::TrustKeys,
     Kind::Modules,
     Kind::Protos,
     Kind::Upstreams,
@@ -62,7 +65,7 @@ pub const KINDS: [Kind; 16] = [
 ];
 
 /// Kinds that exist in APISIX or in our design and that this build refuses by name.
-const NOT_YET: [&str; 3] = ["trust_keys", "plugins", "xrpc_protocols"];
+const NOT_YET: [&str; 2] = ["plugins", "xrpc_protocols"];
 
 /// Why a name is not a kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +89,7 @@ impl Kind {
             Self::Listeners => "listeners",
             Self::FrameFormats => "frame_formats",
             Self::Ssls => "ssls",
+            Self::TrustKeys => "trust_keys",
             Self::Modules => "modules",
             Self::Protos => "protos",
             Self::Upstreams => "upstreams",

@@ -18,6 +18,7 @@ pub mod objects;
 mod problem;
 pub mod seal;
 mod secrets;
+pub mod signature;
 pub mod source;
 mod store;
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::objects::{
     self, Consumer, ConsumerGroup, Credential, FrameFormat, GlobalRule, Listener, Module, Object as _,
     PluginConfig, PluginMetadata, Plugins, Proto, Reference, Route, Secret, Service, Ssl, StreamRoute,
-    Upstream,
+    TrustKey, Upstream,
 };
 use super::{Id, Kind, ObjectError};
 
@@ -20,6 +20,8 @@ pub enum Object {
     FrameFormat(Arc<FrameFormat>),
     /// Of `ssls`.
     Ssl(Arc<Ssl>),
+    /// Of `trust_keys`.
+    TrustKey(Arc<TrustKey>),
     /// Of `modules`.
     Module(Arc<Module>),
     /// Of `protos`.
@@ -55,6 +57,7 @@ macro_rules! with_object {
             Object::Listener($object) => $result,
             Object::FrameFormat($object) => $result,
             Object::Ssl($object) => $result,
+            Object::TrustKey($object) => $result,
             Object::Module($object) => $result,
             Object::Proto($object) => $result,
             Object::Upstream($object) => $result,
@@ -82,6 +85,7 @@ impl Object {
             Kind::Listeners => Self::Listener(Arc::new(objects::parse(id, value)?)),
             Kind::FrameFormats => Self::FrameFormat(Arc::new(objects::parse(id, value)?)),
             Kind::Ssls => Self::Ssl(Arc::new(objects::parse(id, value)?)),
+            Kind::TrustKeys => Self::TrustKey(Arc::new(objects::parse(id, value)?)),
             Kind::Modules => Self::Module(Arc::new(objects::parse(id, value)?)),
             Kind::Protos => Self::Proto(Arc::new(objects::parse(id, value)?)),
             Kind::Upstreams => Self::Upstream(Arc::new(objects::parse(id, value)?)),
@@ -104,6 +108,7 @@ impl Object {
             Kind::Listeners => objects::fields::<Listener>(),
             Kind::FrameFormats => objects::fields::<FrameFormat>(),
             Kind::Ssls => objects::fields::<Ssl>(),
+            Kind::TrustKeys => objects::fields::<TrustKey>(),
             Kind::Modules => objects::fields::<Module>(),
             Kind::Protos => objects::fields::<Proto>(),
             Kind::Upstreams => objects::fields::<Upstream>(),
@@ -126,6 +131,7 @@ impl Object {
             Self::Listener(_) => Kind::Listeners,
             Self::FrameFormat(_) => Kind::FrameFormats,
             Self::Ssl(_) => Kind::Ssls,
+            Self::TrustKey(_) => Kind::TrustKeys,
             Self::Module(_) => Kind::Modules,
             Self::Proto(_) => Kind::Protos,
             Self::Upstream(_) => Kind::Upstreams,
@@ -166,6 +172,7 @@ impl Object {
             Self::Listener(_)
             | Self::FrameFormat(_)
             | Self::Ssl(_)
+            | Self::TrustKey(_)
             | Self::Module(_)
             | Self::Proto(_)
             | Self::Upstream(_)

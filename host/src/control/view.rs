@@ -10,14 +10,14 @@ use parking_lot::Mutex;
 
 use crate::admin::{
     ConfigStatus, ConnectionStatus, Gateway, InForce, ListenerStatus, ModuleStatus, NodeInfo, ProcessStatus,
-    Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus, UpstreamStatus,
+    ProvenanceStatus, Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus, UpstreamStatus,
 };
 use crate::config::cache::GoodDocument;
-use crate::config::objects::Module;
+use crate::config::objects::{self, Module};
 use crate::config::source::{Fleet, Stamp, StoreState};
 use crate::config::{KINDS, Key, Kind, Object, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
-use crate::plugin::{FAILURES, NodeHealth, Plugin, Running};
+use crate::plugin::{FAILURES, NodeHealth, Plugin, Provenance, Running, TrustFault};
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, UpstreamChanges};
 use crate::upstream::{self, Upstream};
@@ -51,6 +51,7 @@ struct ModuleView {
     object: Arc<Module>,
     state: &'static str,
     why: Option<String>,
+    provenance: Result<Provenance, TrustFault>,
 }
 
 impl ModuleView {
@@ -62,7 +63,8 @@ impl ModuleView {
             (Some(_), _) => "failed",
             (None, _) => "ready",
         };
-        Self { object: Arc::clone(object), state, why }
+        let provenance = modules.provenance(object);
+        Self { object: Arc::clone(object), state, why, provenance }
     }
 
     fn shown(&self, running: &[Arc<Plugin>]) -> ModuleStatus {
@@ -77,10 +79,26 @@ impl ModuleView {
             versions: self.object.versions.iter().map(|version| version.version.clone()).collect(),
             state: self.state.to_owned(),
             why: self.why.clone(),
+            provenance: provenance_status(&self.provenance),
             canary: None,
             running: own().map(|plugin| running_status(plugin)).collect(),
             since: since.map(|plugin| plugin.since()).min().map(since_of).unwrap_or_default(),
         }
+    }
+}
+
+fn provenance_status(found: &Result<Provenance, TrustFault>) -> ProvenanceStatus {
+    let state = |state: &str| ProvenanceStatus { state: state.to_owned(), ..ProvenanceStatus::default() };
+    match found {
+        Ok(Provenance::Unsigned) => state("unsigned"),
+        Ok(Provenance::Signed { key, number, expires }) => ProvenanceStatus {
+            key: Some(key.to_string()),
+            number: Some(*number),
+            expires: expires.map(objects::moment),
+            ..state("signed")
+        },
+        Ok(Provenance::Unproven(why)) => ProvenanceStatus { why: Some(why.to_string()), ..state("unproven") },
+        Err(why) => ProvenanceStatus { why: Some(why.to_string()), ..state("refused") },
     }
 }
 

@@ -42,6 +42,7 @@ mod registry;
 mod slots;
 mod stats;
 mod transcode;
+mod trust;
 
 pub use abi::{
     ChunkVerdict, Denial, Edit, Field, Frame, FrameRuling, Head, HeadVerdict, Interest, Outgoing, OverLimit,
@@ -62,3 +63,4 @@ pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Told, Visit,
 pub use registry::{Gap, Modules, Running};
 pub use stats::{FAILURES, Stats};
 pub use transcode::Transcoder;
+pub use trust::{Provenance, Trust, TrustFault, TrustPolicy, WORLDS};

@@ -20,6 +20,7 @@ use super::engine::{Engine, EngineOptions};
 use super::host::Services;
 use super::limits::Limits;
 use super::module::{Mode, OnFailure, Plugin, Settings};
+use super::trust::{Provenance, Trust, TrustFault};
 use super::{LoadError, Visit};
 use crate::config::objects::{Module, ModuleFailure, ModuleInstance};
 use crate::config::{Blobs, COMPONENT_BYTES_MAX, Digest, Id};
@@ -57,6 +58,7 @@ pub struct Modules {
     tell: mpsc::UnboundedSender<Done>,
     jobs: Arc<Semaphore>,
     running: Arc<Running>,
+    trust: Trust,
 }
 
 type Components = Arc<Mutex<HashMap<Digest, Weak<Component>>>>;
@@ -136,7 +138,33 @@ impl Modules {
             tell,
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             running: Arc::default(),
+            trust: Trust::default(),
         }
+    }
+
+    /// The same, running what `trust` allows.
+    #[must_use]
+    pub fn trusting(self, trust: Trust) -> Self {
+        Self { trust, ..self }
+    }
+
+    /// Whose signatures count.
+    pub fn trust(&mut self) -> &mut Trust {
+        &mut self.trust
+    }
+
+    /// Where the version that serves comes from; a fault where it may not run.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn provenance(&self, object: &Module) -> Result<Provenance, TrustFault> {
+        object.serving().map_or(Err(TrustFault::Unsigned), |version| self.trust.judge(object, version))
+    }
+
+    /// Whether a change of trust keys may decide about a module.
+    #[must_use]
+    pub fn depends_on_trust(&self, object: &Module) -> bool {
+        self.trust.is_required() || object.versions.iter().any(|version| version.signature.is_some())
     }
 
     /// Those that run.
@@ -157,9 +185,20 @@ impl Modules {
         let shape = (&version.digest, &version.version, object.on_failure, object.instance);
         let print = serde_json::json!([shape, object.limits, object.grants, config]);
         let key = (object.id.clone(), Arc::from(print.to_string()));
+        // Before anything of it is read, let alone compiled.
+        let provenance = match self.trust.judge(object, version) {
+            Ok(provenance) => provenance,
+            Err(fault) => {
+                let why = format!("version {} {fault}", version.version);
+                tracing::warn!(module = %object.id, reason = why, "module is not trusted");
+                self.uses.insert(key, Use::Refused { why: why.clone(), again: None });
+                return Err(Gap::Refused(why));
+            }
+        };
         match self.uses.get(&key) {
             Some(Use::Ready { plugin, .. }) => {
                 if let Some(plugin) = plugin.upgrade() {
+                    self.trust.serves(&object.id, version, &provenance);
                     return Ok(plugin);
                 }
             }

@@ -155,8 +155,18 @@ impl Builder {
             Object::Credential(credential) => {
                 consumers::faults(store, &self.current.consumers, &key, &credential.plugins)
             }
+            Object::Module(module) => self.trust_fault(module).into_iter().collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Why the version that a module object has serve may not run here.
+    fn trust_fault(&self, module: &objects::Module) -> Option<Problem> {
+        let fault = self.modules.provenance(module).err()?;
+        let serving = module.serving()?;
+        let place = module.versions.iter().position(|version| version == serving)?;
+        let field = format!("versions[{place}].signature");
+        Some(Problem { field, message: fault.to_string(), value: Some(format!("{:?}", serving.version)) })
     }
 
     /// Builds what `changes` touch. They come from the same batch of `store`.
@@ -165,12 +175,15 @@ impl Builder {
         let mut dirty: BTreeSet<Key> = BTreeSet::new();
         let mut protos = Vec::new();
         let mut people: BTreeSet<Key> = BTreeSet::new();
+        dirty.extend(self.trust_keys(store, changes));
         for change in changes {
             let key = (change.kind, change.id.clone());
             if change.new.is_none() {
                 self.failed.remove(&key);
             }
             match change.kind {
+                // Before the modules they sign.
+                Kind::TrustKeys => {}
                 Kind::Routes | Kind::StreamRoutes | Kind::GlobalRules => {
                     dirty.insert(key);
                 }
@@ -382,6 +395,34 @@ impl Builder {
             // What is known of it stays until more is.
             Err(Gap::Preparing) => {}
         }
+    }
+
+    /// Takes up keys that changed; returns what names modules whose signatures
+    /// may count now, or count no longer.
+    fn trust_keys(&mut self, store: &Store, changes: &[Change]) -> BTreeSet<Key> {
+        let mut is_changed = false;
+        for change in changes.iter().filter(|change| change.kind == Kind::TrustKeys) {
+            let key = match &change.new {
+                Some(Object::TrustKey(key)) => Some(Arc::clone(key)),
+                _ => None,
+            };
+            self.modules.trust().put_key(&change.id, key);
+            is_changed = true;
+        }
+        let mut dirty = BTreeSet::new();
+        if !is_changed {
+            return dirty;
+        }
+        for object in store.live_of(Kind::Modules) {
+            let Object::Module(object) = object else { continue };
+            if self.modules.depends_on_trust(object) {
+                self.modules.renew(&object.id);
+                let key = (Kind::Modules, object.id.clone());
+                self.module(store, &key);
+                dirty.extend(users(store, &key));
+            }
+        }
+        dirty
     }
 
     fn frame_format(&mut self, change: &Change) {

@@ -65,7 +65,11 @@ impl Checker {
             }
             // A component is looked at by the node that runs it; what stands in
             // a proto is known to the plugins that name it.
-            Object::Listener(_) | Object::Module(_) | Object::Proto(_) | Object::Secret(_) => Ok(()),
+            Object::Listener(_)
+            | Object::Module(_)
+            | Object::TrustKey(_)
+            | Object::Proto(_)
+            | Object::Secret(_) => Ok(()),
             Object::Consumer(consumer) => self.people(&consumer.plugins),
             Object::Credential(credential) => {
                 credential_only(&credential.plugins).and_then(|()| self.people(&credential.plugins))

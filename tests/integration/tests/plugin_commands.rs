@@ -166,7 +166,7 @@ fn a_case_that_differs_says_what_and_fails() {
     };
     cases(
         "  - {name: others are marked, request: {path: /}, expect: {verdict: edit, headers: {x-guest: one}}}
-  - {name: evil is denied, request: {path: /evil}, expect: {verdict: deny, status: 403, rule: evil, body: no}}
+  - {name: evil is denied, request: {path: /evil}, expect: {verdict: deny, status: 403, rule: evil, body: 'no'}}
 ",
     );
     let told = desk.ok(&["test", "guest.wasm"]);
@@ -206,7 +206,7 @@ fn what_cannot_be_done_is_said() {
         (&["inspect", "text.wasm"], "no WebAssembly at all"),
         (&["inspect", "none.wasm"], "cannot read none.wasm"),
         (&["test", "none.wasm"], "cannot read none.wasm"),
-        (&["test", "text.wasm"], "cannot read cases.yaml"),
+        (&["test", "text.wasm"], "cannot read ./cases.yaml"),
     ] {
         let error = desk.error(arguments);
         assert!(error.contains(words), "{arguments:?}: {error}");

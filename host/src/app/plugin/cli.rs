@@ -15,6 +15,8 @@ pub enum Plugin {
     Test(Test),
     /// Show what a component imports, exports and needs
     Inspect(Inspect),
+    /// Sign a component as a version of a module
+    Sign(Sign),
 }
 
 /// Flags of `sluice plugin new`.
@@ -91,6 +93,53 @@ pub struct Inspect {
     /// How it is shown
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// Flags of `sluice plugin sign`.
+#[derive(Debug, Args)]
+pub struct Sign {
+    /// A component
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The module it is a version of
+    #[arg(long)]
+    pub name: String,
+    /// The name of the version
+    #[arg(long)]
+    pub version: String,
+    /// A namespace of the key-value store it may be granted; may be given again
+    #[arg(long, value_name = "NAMESPACE")]
+    pub kv: Vec<String>,
+    /// A host it may be granted to fetch from; may be given again
+    #[arg(long, value_name = "HOST")]
+    pub fetch: Vec<String>,
+    /// How it is signed.
+    #[command(flatten)]
+    pub seal: Seal,
+    /// Where the signature goes; without it it is printed
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// How a component is signed.
+#[derive(Debug, Args)]
+pub struct Seal {
+    /// The private key, as `sluice keygen --signing` or openssl makes it
+    #[arg(long = "key", alias = "sign", value_name = "FILE")]
+    pub key: Option<PathBuf>,
+    /// The id of its trust key; without it the file's name without its ending
+    #[arg(long, value_name = "ID")]
+    pub key_id: Option<String>,
+    /// A number that rises with each version; without it the seconds since 1970
+    #[arg(long)]
+    pub number: Option<u64>,
+    /// Versions with a lower number do not run any more once this one has served; without it the
+    /// number itself
+    #[arg(long, value_name = "NUMBER")]
+    pub floor: Option<u64>,
+    /// How long the signature holds, such as 90d; without it for ever
+    #[arg(long, value_name = "TIME")]
+    pub expires: Option<String>,
 }
 
 /// How something is shown.

@@ -1,13 +1,15 @@
 //! `sluice plugin`: what authors of plugins use, without a gateway.
 //!
 //! `new` writes a plugin to begin with, `build` makes a component of sources,
-//! `test` tries one out, `inspect` tells what is in one. Each command is one file here.
+//! `test` tries one out, `inspect` tells what is in one,
+//! `sign` vouches for one. Each command is one file here.
 
 mod build;
 pub mod cli;
 mod describe;
 mod inspect;
 mod new;
+mod sign;
 mod test;
 mod tools;
 
@@ -20,6 +22,7 @@ pub(super) fn run(command: &cli::Plugin) -> ExitCode {
         cli::Plugin::New(flags) => new::run(flags),
         cli::Plugin::Build(flags) => build::run(flags),
         cli::Plugin::Test(flags) => test::run(flags),
+        cli::Plugin::Sign(flags) => sign::run(flags),
         cli::Plugin::Inspect(flags) => inspect::run(flags),
     };
     match result {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::plugins::{self, BUILT_IN_PLUGINS};
-use super::{Labels, Object, object_basics, units, validate_description};
+use super::{Labels, ModuleSignature, Object, object_basics, units, validate_description};
 use crate::config::{Digest, Id, Kind, Problems};
 
 /// The most versions a module object lists.
@@ -80,9 +80,9 @@ pub struct ModuleVersion {
     /// Bytes of the component, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// A signature over the manifest. Not checked yet, and so refused.
+    /// Who vouches for it; see [`ModuleSignature`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signature: Option<Value>,
+    pub signature: Option<Box<ModuleSignature>>,
 }
 
 /// On what part of the traffic a version is tried.
@@ -170,7 +170,7 @@ pub struct ModuleGrants {
 }
 
 impl ModuleGrants {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.fetch.is_empty() && self.kv.is_empty()
     }
 }
@@ -210,17 +210,12 @@ impl Module {
         for (index, version) in self.versions.iter().enumerate() {
             let field = format!("versions[{index}]");
             let name = version.version.as_str();
-            let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
-            if name.is_empty() || name.len() > MODULE_VERSION_LENGTH_MAX || !name.bytes().all(fits) {
-                let message = "must be 1 to 64 letters, digits, `.`, `-`, `_` or `+`";
-                problems.add(&format!("{field}.version"), name, message);
-            }
+            validate_version_name(&format!("{field}.version"), name, problems);
             if self.versions[..index].iter().any(|other| other.version == version.version) {
                 problems.add(&format!("{field}.version"), name, "is in the list twice");
             }
-            if version.signature.is_some() {
-                let message = "is not checked by this build yet; leave it out";
-                problems.add_plain(&format!("{field}.signature"), message);
+            if let Some(signature) = &version.signature {
+                signature.validate(&format!("{field}.signature"), problems);
             }
         }
         if let Some(active) = &self.active
@@ -261,18 +256,28 @@ impl Module {
             problems.add("limits.concurrency", count, "must be from 1 to 1024");
         }
     }
+}
 
-    fn validate_grants(&self, problems: &mut Problems) {
-        for (field, list) in [("grants.fetch", &self.grants.fetch), ("grants.kv", &self.grants.kv)] {
-            if list.len() > MODULE_GRANTS_MAX {
-                problems.add(field, list.len(), "must be at most 64 names");
-            }
-            for (index, name) in list.iter().enumerate() {
-                let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:*[]".contains(&b);
-                if name.is_empty() || name.len() > 255 || !name.bytes().all(fits) {
-                    let message = "must be 1 to 255 letters, digits or `-._:*[]`";
-                    problems.add(&format!("{field}[{index}]"), name.as_str(), message);
-                }
+/// Checks the name of a version.
+pub(super) fn validate_version_name(field: &str, name: &str, problems: &mut Problems) {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'+');
+    if name.is_empty() || name.len() > MODULE_VERSION_LENGTH_MAX || !name.bytes().all(fits) {
+        problems.add(field, name, "must be 1 to 64 letters, digits, `.`, `-`, `_` or `+`");
+    }
+}
+
+/// Checks hosts and namespaces.
+pub(super) fn validate_grants(field: &str, grants: &ModuleGrants, problems: &mut Problems) {
+    for (kind, list) in [("fetch", &grants.fetch), ("kv", &grants.kv)] {
+        let field = format!("{field}.{kind}");
+        if list.len() > MODULE_GRANTS_MAX {
+            problems.add(&field, list.len(), "must be at most 64 names");
+        }
+        for (index, name) in list.iter().enumerate() {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._:*[]".contains(&b);
+            if name.is_empty() || name.len() > 255 || !name.bytes().all(fits) {
+                let message = "must be 1 to 255 letters, digits or `-._:*[]`";
+                problems.add(&format!("{field}[{index}]"), name.as_str(), message);
             }
         }
     }
@@ -297,7 +302,7 @@ impl Object for Module {
         }
         self.validate_versions(problems);
         self.validate_limits(problems);
-        self.validate_grants(problems);
+        validate_grants("grants", &self.grants, problems);
         if self.canary.is_some() {
             problems.add_plain("canary", "is not supported by this build yet");
         }

@@ -408,6 +408,7 @@ fn every_object_survives_being_written_and_read() {
             Any::Consumer(object) => serde_json::to_value(&**object),
             Any::Credential(object) => serde_json::to_value(&**object),
             Any::PluginMetadata(object) => serde_json::to_value(&**object),
+            Any::TrustKey(object) => serde_json::to_value(&**object),
         };
         let second = Any::parse(kind, &id(), &written.unwrap());
         assert_eq!(second.as_ref(), Ok(&first), "{kind} {text}");
@@ -461,6 +462,7 @@ fn every_field_is_documented() {
         (Kind::Listeners, json!({"tls": wrong})),
         (Kind::Listeners, json!({"proxy_protocol": wrong})),
         (Kind::Listeners, json!({"limits": wrong})),
+        (Kind::TrustKeys, wrong.clone()),
         (Kind::Protos, wrong.clone()),
         (Kind::Routes, json!({"protocol": wrong})),
         (Kind::Routes, json!({"protocol": {"name": "tlv", "requests": wrong}})),
