@@ -161,6 +161,10 @@ pub struct Admin {
     /// environment variable `SLUICE_ADMIN_KEY`; without that everyone, which
     /// only a loopback address allows.
     pub keys: Vec<AdminKey>,
+    /// Changes through the Admin API that are kept, the newest; default 1000,
+    /// 1 to 10000. One takes at most 256 KiB.
+    #[serde(deserialize_with = "history_length")]
+    pub history: u16,
 }
 
 /// A key of the Admin API. Exactly one of `env` and `file` says where it is.
@@ -204,7 +208,15 @@ impl Default for Admin {
             metrics: Address::loopback(9091),
             api: Address::loopback(9180),
             keys: Vec::new(),
+            history: 1000,
         }
+    }
+}
+
+fn history_length<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    match u16::deserialize(deserializer)? {
+        length @ 1..=10_000 => Ok(length),
+        other => Err(serde::de::Error::custom(format!("{other} is not between 1 and 10000"))),
     }
 }
 

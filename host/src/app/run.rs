@@ -224,7 +224,12 @@ impl Main {
         let checker = Checker::new(Arc::clone(&self.environment));
         let (changed, mut changes) = watch::channel(0);
         let (questions, asked) = mpsc::channel(admin::QUESTIONS_MAX);
-        self.serve_admin(admin::Desk::new(questions, changes.clone(), writer.clone()))?;
+        self.serve_admin(admin::Desk::new(
+            questions,
+            changes.clone(),
+            writer.clone(),
+            self.boot.admin.history.into(),
+        ))?;
         let control =
             Control::new(source, builder, Arc::clone(&self.shared), Arc::clone(&self.view), changed, checker)
                 .answering(asked)

@@ -22,7 +22,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::seal::{self, Sealer};
-use super::source::{KeptState, Stamp};
+use super::source::{KeptState, Stamp, key_of};
 use super::{Digest, Document, Id, Key, Kind, Origin};
 
 /// The first word of the file, and the version of its format.
@@ -74,6 +74,9 @@ struct Kept {
     kind: String,
     id: Id,
     revision: u64,
+    /// States of earlier versions do not have it.
+    #[serde(default)]
+    created: u64,
     value: Box<RawValue>,
 }
 
@@ -117,8 +120,9 @@ fn document_of(kept: &Kept, prefix: &str, sealer: Option<&Sealer>) -> Option<Doc
         }
         return None;
     }
-    let origin = Origin::file(Path::new(&format!("{prefix}/{kind}/{}", kept.id)));
-    Some(Document { kind, id: kept.id.clone(), value, origin, revision: kept.revision })
+    let origin = Origin::file(Path::new(&format!("{prefix}/{}", key_of(kind, &kept.id))));
+    let (revision, created) = (kept.revision, kept.created);
+    Some(Document { kind, id: kept.id.clone(), value, origin, revision, created })
 }
 
 /// The body of a file, when it is whole.
@@ -207,6 +211,7 @@ fn kept_of(document: &Document, sealer: Option<&Sealer>) -> Option<Kept> {
         kind: document.kind.to_string(),
         id: document.id.clone(),
         revision: document.revision,
+        created: document.created,
         value,
     })
 }
@@ -326,6 +331,7 @@ mod tests {
                     value: serde_json::json!({"uri": format!("/{number}"), "priority": 3}),
                     origin: Origin::file(Path::new(&format!("/sluice/routes/r{number}"))),
                     revision: number as u64 + 1,
+                    created: 1,
                 })
             })
             .collect();
@@ -360,6 +366,7 @@ mod tests {
             value: serde_json::json!({"key": key}),
             origin: Origin::file(Path::new("/sluice/ssls/s")),
             revision: 9,
+            created: 9,
         };
         let kept = Snapshot { cluster: 1, revision: 9, documents: vec![Arc::new(document.clone())] };
         save(&path, "/sluice", &kept, Some(&sealer)).unwrap();

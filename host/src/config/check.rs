@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::document::{self, Format};
 use super::source::Tree;
 use super::store::{Check, DocumentChange, Store};
-use super::{DocumentError, Id, Key, Kind, Origin, Problem};
+use super::{Document, DocumentError, Id, Key, Kind, Origin, Problem};
 
 /// What a check has found.
 #[derive(Debug, Default)]
@@ -82,6 +82,38 @@ impl fmt::Display for Report {
             _ => writeln!(f, "{objects} objects, {faults} faults{scope}"),
         }
     }
+}
+
+/// The objects of directories and files as they are written, without checking
+/// them; and what cannot be read.
+pub fn documents(paths: &[PathBuf]) -> (Vec<Arc<Document>>, Vec<Finding>) {
+    let mut report = Report::default();
+    let mut changes = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let mut tree = Tree::new(path.clone());
+            tree.scan_now();
+            changes.extend(tree.take_changes());
+            report.findings.extend(tree.problems().into_iter().map(Finding::from));
+        } else {
+            read(path, &mut changes, &mut report);
+        }
+    }
+    let mut documents = Vec::new();
+    for change in changes {
+        match change {
+            DocumentChange::Put(document) => documents.push(document),
+            DocumentChange::Broken { key, origin, problems } => {
+                report.findings.extend(problems.into_iter().map(|problem| Finding {
+                    origin: origin.clone(),
+                    object: Some(key.clone()),
+                    problem: Box::new(problem),
+                }));
+            }
+            DocumentChange::Deleted(_) => {}
+        }
+    }
+    (documents, report.findings)
 }
 
 /// Checks directories and files. A directory is checked as a whole,

@@ -37,6 +37,8 @@ pub struct Document {
     /// Changes with every write, for a write that must not undo another; 0
     /// where the source cannot be written.
     pub revision: u64,
+    /// The revision that made it, in a store whose revisions count; 0 in others.
+    pub created: u64,
 }
 
 /// Where a document stands.
@@ -160,6 +162,16 @@ pub fn parse_value(bytes: &[u8], format: Format) -> Result<Value, SyntaxError> {
     Ok(value)
 }
 
+/// A value as YAML; as JSON, which is YAML too, where the writer's YAML would
+/// mean something else.
+pub fn to_yaml(value: &Value) -> String {
+    let yaml = serde_saphyr::to_string(value).unwrap_or_default();
+    match parse_value(yaml.as_bytes(), Format::Yaml) {
+        Ok(back) if back == *value => yaml,
+        _ => serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default(),
+    }
+}
+
 fn json_error(error: serde_json::Error) -> SyntaxError {
     let position = (error.line() > 0)
         .then(|| Position { line: error.line() as u64, column: error.column().max(1) as u64 });
@@ -222,7 +234,7 @@ pub fn parse_object(
         return Err(fault("must be an object with fields".to_owned(), None));
     }
     let revision = revision_of(bytes);
-    Ok(Document { kind, id: id.clone(), value, origin: Origin::file(path), revision })
+    Ok(Document { kind, id: id.clone(), value, origin: Origin::file(path), revision, created: 0 })
 }
 
 /// The revision of an object file: the same for the same bytes, and never 0.
@@ -234,8 +246,8 @@ pub(super) fn revision_of(bytes: &[u8]) -> u64 {
 }
 
 /// Reads a file in APISIX's standalone form: a map of kinds to lists of
-/// objects. An object without an id is called `arr_` and its number in the
-/// list, as in APISIX.
+/// objects. A consumer without an id has its name for one; any other object is
+/// called `arr_` and its number in the list, as in APISIX.
 ///
 /// # Errors
 /// The second list: faults of the file, of a kind, or of an object that leave
@@ -273,8 +285,11 @@ pub fn parse_standalone(
         };
         for (index, value) in list.into_iter().enumerate() {
             let position = places.of(&name, index);
-            match id_of(&value, index) {
-                Ok(id) => documents.push(Document { kind, id, value, origin: at(position), revision: 0 }),
+            match id_of(kind, &value, index) {
+                Ok(id) => {
+                    let origin = at(position);
+                    documents.push(Document { kind, id, value, origin, revision: 0, created: 0 });
+                }
                 Err((field, message)) => {
                     let field = format!("{name}[{index}]{field}");
                     let shown = value.get("id").map(super::problem::shown);
@@ -291,13 +306,16 @@ pub fn parse_standalone(
     Ok((documents, errors))
 }
 
-fn id_of(value: &Value, index: usize) -> Result<Id, (&'static str, String)> {
+fn id_of(kind: Kind, value: &Value, index: usize) -> Result<Id, (&'static str, String)> {
     let Value::Object(fields) = value else { return Err(("", "must be an object with fields".to_owned())) };
-    let given = match fields.get("id") {
-        Some(id) => Id::deserialize(id).map_err(|_| super::IdError),
-        None => Id::new(&format!("arr_{}", index + 1)),
+    // A consumer's id is its name.
+    let name = fields.get("username").filter(|_| kind == Kind::Consumers);
+    let (field, given) = match (fields.get("id"), name) {
+        (Some(id), _) => (".id", Id::deserialize(id).map_err(|_| super::IdError)),
+        (None, Some(name)) => (".username", Id::deserialize(name).map_err(|_| super::IdError)),
+        (None, None) => (".id", Id::new(&format!("arr_{}", index + 1))),
     };
-    given.map_err(|error| (".id", error.to_string()))
+    given.map_err(|error| (field, error.to_string()))
 }
 
 /// Where the objects of a standalone file stand.

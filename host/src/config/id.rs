@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Kind;
+
 /// The longest id, in characters.
 pub const ID_LENGTH_MAX: usize = 64;
 
@@ -87,6 +89,16 @@ impl Serialize for Id {
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(IdVisitor)
+    }
+}
+
+/// An id as APISIX shows it: a credential's without its consumer, a secret's
+/// with its manager as `manager/id`.
+pub fn shown_id(kind: Kind, id: &Id) -> String {
+    match (kind, id.split_once('.')) {
+        (Kind::Credentials, Some((_, own))) => own.to_owned(),
+        (Kind::Secrets, Some((manager, own))) => format!("{manager}/{own}"),
+        _ => id.as_str().to_owned(),
     }
 }
 

@@ -22,13 +22,13 @@ pub mod signature;
 pub mod source;
 mod store;
 
-pub use check::{CheckScope, Finding, Report, check};
+pub use check::{CheckScope, Finding, Report, check, documents};
 pub use digest::{Blobs, COMPONENT_BYTES_MAX, Digest};
 pub use document::{
     ALIASES_MAX, DEPTH_MAX, Document, DocumentError, FILE_BYTES_MAX, Format, NODES_MAX, Origin, Position,
-    SyntaxError, parse_document, parse_object, parse_standalone, parse_value,
+    SyntaxError, parse_document, parse_object, parse_standalone, parse_value, to_yaml,
 };
-pub use id::{ID_LENGTH_MAX, Id, IdError};
+pub use id::{ID_LENGTH_MAX, Id, IdError, shown_id};
 pub use kind::{KINDS, Kind, KindError};
 pub use object::Object;
 pub use problem::{ObjectError, Problem, Problems};

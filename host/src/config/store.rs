@@ -79,9 +79,10 @@ pub struct Quarantine {
     pub since: SystemTime,
 }
 
-/// Numbers that tell when an object came and when it was written last. They
-/// rise with every write this process sees, across restarts too, as they never
-/// fall behind the clock in milliseconds.
+/// Numbers that tell when an object came and when it was written last: the
+/// revisions of a store that counts them, the same on every node. For other
+/// stores they rise with every write this process sees, across restarts too, as
+/// they never fall behind the clock in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Indexes {
     /// Of the write that made it.
@@ -226,6 +227,9 @@ impl Store {
             && before.value == document.value
         {
             return known;
+        }
+        if let Some(document) = document.filter(|document| document.created != 0) {
+            return Indexes { created: document.created, modified: document.revision };
         }
         let clock = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
         self.index = clock.max(self.index + 1);

@@ -12,7 +12,7 @@ fn id(text: &str) -> Id {
 
 fn put(kind: Kind, name: &str, value: Value) -> DocumentChange {
     let origin = Origin::file(std::path::Path::new(name));
-    DocumentChange::Put(Arc::new(Document { kind, id: id(name), value, origin, revision: 1 }))
+    DocumentChange::Put(Arc::new(Document { kind, id: id(name), value, origin, revision: 1, created: 0 }))
 }
 
 fn upstream(name: &str, port: u16) -> DocumentChange {

@@ -964,7 +964,7 @@ mod tests {
         fn put(&mut self, kind: Kind, id: &str, value: Value) -> Arc<Snapshot> {
             let origin = Origin::file(std::path::Path::new(id));
             let id = Id::new(id).unwrap();
-            let document = Document { kind, id, value, origin, revision: 1 };
+            let document = Document { kind, id, value, origin, revision: 1, created: 0 };
             let changes =
                 self.store.apply(vec![DocumentChange::Put(Arc::new(document))], SystemTime::UNIX_EPOCH);
             self.builder.apply(&self.store, &changes).snapshot

@@ -141,7 +141,7 @@ mod tests {
         let id = Id::new("file.run").unwrap();
         let origin = Origin::file(Path::new("test"));
         let value = json!({"dir": folder});
-        let document = Document { kind: Kind::Secrets, id, value, origin, revision: 1 };
+        let document = Document { kind: Kind::Secrets, id, value, origin, revision: 1, created: 0 };
         store.apply(vec![DocumentChange::Put(Arc::new(document))], SystemTime::now());
         store
     }

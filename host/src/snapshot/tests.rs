@@ -38,7 +38,14 @@ impl Table {
 
 fn put(kind: Kind, id: &str, value: Value) -> DocumentChange {
     let origin = Origin::file(std::path::Path::new(id));
-    DocumentChange::Put(Arc::new(Document { kind, id: Id::new(id).unwrap(), value, origin, revision: 1 }))
+    DocumentChange::Put(Arc::new(Document {
+        kind,
+        id: Id::new(id).unwrap(),
+        value,
+        origin,
+        revision: 1,
+        created: 0,
+    }))
 }
 
 fn upstream(id: &str, port: u16) -> DocumentChange {

@@ -1,7 +1,7 @@
 //! The Admin API as operators' scripts use it: by curl.
 
 use serde_json::Value;
-use sluice_harness::{Curl, Reply, Sluice, SluiceBuilder};
+use sluice_harness::{Curl, Etcd, Reply, Sluice, SluiceBuilder};
 
 /// A key of an admin.
 pub const ADMIN_KEY: &str = "edd1c9f034335f136f87ad84b625c8f1";
@@ -37,4 +37,13 @@ pub fn expect(sluice: &Sluice, method: &str, path: &str, body: &str, status: u16
     let reply = call(sluice, method, path, body);
     assert_eq!(reply.status, status, "{method} {path} {body}: {} {}", reply.text(), reply.error);
     if reply.body.is_empty() { Value::Null } else { reply.json() }
+}
+
+/// Runs a test against a gateway with a directory store, then against one with
+/// etcd; the second argument is that etcd.
+pub fn on_both_stores(test: impl Fn(&Sluice, Option<&Etcd>)) {
+    test(&with_keys(Sluice::builder()).start(), None);
+    let etcd = Etcd::start();
+    let sluice = with_keys(Sluice::builder().etcd(&etcd, serde_json::json!({"timeout": "2s"}))).start();
+    test(&sluice, Some(&etcd));
 }

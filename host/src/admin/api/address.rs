@@ -3,22 +3,89 @@
 use percent_encoding::percent_decode_str;
 
 use super::fault::Fault;
-use crate::config::{Id, Kind};
+use crate::config::{Id, Kind, shown_id};
 
 /// The head of every path.
-const ROOT: &str = "/apisix/admin";
+pub(super) const ROOT: &str = "/apisix/admin";
+
+/// A path that is not of objects, with its methods and what each does. A part
+/// in braces stands for any text.
+pub(super) struct Fixed {
+    pub(super) pattern: &'static str,
+    pub(super) methods: &'static [(&'static str, &'static str)],
+    pub(super) call: Call,
+}
+
+/// What is called at a path that is not of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    /// Checks an object alone.
+    Validate,
+    /// The fields of a kind.
+    Schema,
+    /// What is known of every plugin.
+    Plugins,
+    /// The names of plugins.
+    PluginNames,
+    /// What is known of one plugin.
+    Plugin,
+    /// Loads plugins again.
+    Reload,
+    /// Writes several objects together.
+    Changes,
+    /// Goes back.
+    Rollback,
+    /// Lists changes.
+    History,
+    /// One change.
+    Change,
+    /// Compares an object with how it was.
+    Diff,
+    /// The description of all this.
+    OpenApi,
+}
+
+const fn fixed(pattern: &'static str, methods: &'static [(&'static str, &'static str)], call: Call) -> Fixed {
+    Fixed { pattern, methods, call }
+}
+
+/// Every path that is not of objects. The first that fits is taken.
+pub(super) const FIXED: [Fixed; 14] = [
+    fixed(
+        "schema/validate/{kind}",
+        &[("POST", "check an object alone, without what it names")],
+        Call::Validate,
+    ),
+    fixed("schema/plugins", &[("GET", "what is known of every plugin")], Call::Plugins),
+    fixed("schema/plugins/{name}", &[("GET", "what is known of a plugin")], Call::Plugin),
+    fixed("schema/{kind}", &[("GET", "the fields of a kind")], Call::Schema),
+    fixed("plugins", &[("GET", "what is known of every plugin")], Call::Plugins),
+    fixed("plugins/list", &[("GET", "the names of plugins, by priority")], Call::PluginNames),
+    fixed(
+        "plugins/reload",
+        &[("PUT", "does nothing: plugins are read when objects name them")],
+        Call::Reload,
+    ),
+    fixed("plugins/{name}", &[("GET", "what is known of a plugin")], Call::Plugin),
+    fixed("changes", &[("POST", "write several objects together, or none")], Call::Changes),
+    fixed(
+        "rollback",
+        &[("POST", "take a change back, or bring one object back to how it was")],
+        Call::Rollback,
+    ),
+    fixed("history", &[("GET", "the changes that are kept, the newest first")], Call::History),
+    fixed("history/{change}", &[("GET", "one change with what was before and after")], Call::Change),
+    fixed("diff", &[("GET", "how an object was against how it is")], Call::Diff),
+    fixed("openapi.json", &[("GET", "this document")], Call::OpenApi),
+];
 
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Target {
     /// A kind, an object of it, or a place in one.
     Objects(Place),
-    /// `schema/validate/<kind>`.
-    Validate(Kind),
-    /// `schema/<kind>`.
-    Schema(Kind),
-    /// `plugins/…` and `schema/plugins/…`: the segments behind it.
-    Plugins(Vec<String>),
+    /// Another path, the parts its pattern leaves open, and its methods.
+    Fixed(Call, Vec<String>, &'static [(&'static str, &'static str)]),
 }
 
 /// A kind, an object of it, or a place in one.
@@ -39,51 +106,85 @@ impl Target {
         let rest = rest.strip_prefix('/').ok_or_else(nowhere)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let segments: Vec<String> = rest.split('/').map(decoded).collect::<Result<_, _>>()?;
-        let names: Vec<&str> = segments.iter().map(String::as_str).collect();
-        match names[..] {
-            ["schema", "validate", kind] => Ok(Self::Validate(kind_of(kind)?)),
-            ["schema", "plugins", ..] => Ok(Self::Plugins(segments[2..].to_vec())),
-            ["schema", kind] => Ok(Self::Schema(kind_of(kind).or_else(|fault| {
-                // APISIX says `schema/route` for `routes`.
-                kind_of(&format!("{kind}s")).map_err(|_| fault)
-            })?)),
-            ["plugins", ..] => Ok(Self::Plugins(segments[1..].to_vec())),
-            ["consumers", consumer, "credentials"] => {
-                let consumer = id_of(Kind::Consumers, consumer)?;
-                let within = Some(format!("{consumer}."));
-                Ok(Self::Objects(Place { kind: Kind::Credentials, id: None, within, fields: Vec::new() }))
+        for fixed in &FIXED {
+            if let Some((open, [])) = fitted(fixed.pattern, &segments) {
+                return Ok(Self::Fixed(fixed.call, open, fixed.methods));
             }
-            ["consumers", consumer, "credentials", id, ..] => {
-                let id = id_of(Kind::Credentials, &format!("{consumer}.{id}"))?;
-                Ok(Self::Objects(Place::of(Kind::Credentials, id, &segments[4..])))
-            }
-            ["secrets", manager, id, ..] => {
-                let id = id_of(Kind::Secrets, &format!("{manager}.{id}"))?;
-                Ok(Self::Objects(Place::of(Kind::Secrets, id, &segments[3..])))
-            }
-            [kind] => {
-                let kind = kind_of(kind)?;
-                Ok(Self::Objects(Place { kind, id: None, within: None, fields: Vec::new() }))
-            }
-            [kind, id, ..] => {
-                let kind = kind_of(kind)?;
-                let id = id_of(kind, id)?;
-                Ok(Self::Objects(Place::of(kind, id, &segments[2..])))
-            }
-            [] => Err(nowhere()),
         }
+        Place::parse(&segments).map(Self::Objects)
+    }
+}
+
+/// The open parts of a pattern in the head of a path, and what follows it.
+fn fitted<'a>(pattern: &str, segments: &'a [String]) -> Option<(Vec<String>, &'a [String])> {
+    let mut rest = segments;
+    let mut open = Vec::new();
+    for part in pattern.split('/') {
+        let (first, others) = rest.split_first()?;
+        if part.starts_with('{') {
+            open.push(first.clone());
+        } else if part != first {
+            return None;
+        }
+        rest = others;
+    }
+    Some((open, rest))
+}
+
+/// The path of a kind's objects, below the root.
+pub(super) fn list_pattern(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Credentials => "consumers/{consumer}/credentials",
+        _ => kind.name(),
+    }
+}
+
+/// The path of one object, below the root.
+pub(super) fn one_pattern(kind: Kind) -> String {
+    match kind {
+        Kind::Secrets => "secrets/{manager}/{id}".to_owned(),
+        _ => format!("{}/{{id}}", list_pattern(kind)),
     }
 }
 
 impl Place {
+    fn parse(segments: &[String]) -> Result<Self, Fault> {
+        // Ids of two parts stand in two segments; in one they are taken as well.
+        for kind in [Kind::Credentials, Kind::Secrets] {
+            if let Some((parts, fields)) = fitted(&one_pattern(kind), segments) {
+                return Ok(Self::of(kind, id_of(kind, &parts.join("."))?, fields));
+            }
+        }
+        if let Some((parts, [])) = fitted(list_pattern(Kind::Credentials), segments) {
+            let consumer = id_of(Kind::Consumers, &parts[0])?;
+            return Ok(Self { within: Some(format!("{consumer}.")), ..Self::whole(Kind::Credentials) });
+        }
+        let (name, rest) = segments.split_first().map_or(("", &[][..]), |(name, rest)| (name, rest));
+        let kind = kind_of(name)?;
+        match rest {
+            [] => Ok(Self::whole(kind)),
+            [id, fields @ ..] => Ok(Self::of(kind, id_of(kind, id)?, fields)),
+        }
+    }
+
+    fn whole(kind: Kind) -> Self {
+        Self { kind, id: None, within: None, fields: Vec::new() }
+    }
+
     fn of(kind: Kind, id: Id, fields: &[String]) -> Self {
         Self { kind, id: Some(id), within: None, fields: fields.to_vec() }
     }
 }
 
-fn kind_of(name: &str) -> Result<Kind, Fault> {
+/// A kind by its name.
+pub(super) fn kind_of(name: &str) -> Result<Kind, Fault> {
     Kind::from_name(name)
         .map_err(|error| Fault::new(404, format!("Unsupported resource type: {}: {error}", shortened(name))))
+}
+
+/// A kind by its name, which APISIX says in the singular for a schema.
+pub(super) fn kind_of_schema(name: &str) -> Result<Kind, Fault> {
+    kind_of(name).or_else(|fault| kind_of(&format!("{name}s")).map_err(|_| fault))
 }
 
 /// An id as the path or a body says it.
@@ -107,16 +208,6 @@ fn shortened(text: &str) -> String {
 pub(super) fn singular(kind: Kind) -> String {
     let words = kind.name().replace('_', " ");
     words.strip_suffix('s').unwrap_or(&words).to_owned()
-}
-
-/// An id as answers show it: a credential's without its consumer, a secret's
-/// with its manager as `manager/id`.
-pub(super) fn shown_id(kind: Kind, id: &Id) -> String {
-    match (kind, id.split_once('.')) {
-        (Kind::Credentials, Some((_, own))) => own.to_owned(),
-        (Kind::Secrets, Some((manager, own))) => format!("{manager}/{own}"),
-        _ => id.as_str().to_owned(),
-    }
 }
 
 /// The key of an object, as APISIX shows it.
@@ -149,13 +240,21 @@ mod tests {
         assert_eq!(objects("/apisix/admin/routes/1"), (Kind::Routes, Some("1".into()), vec![]));
         let (_, id, fields) = objects("/apisix/admin/upstreams/u/nodes/127.0.0.1%3A80");
         assert_eq!((id.as_deref(), fields), (Some("u"), vec!["nodes".to_owned(), "127.0.0.1:80".to_owned()]));
-        assert_eq!(Target::parse("/apisix/admin/schema/validate/routes"), Ok(Target::Validate(Kind::Routes)));
+        let fixed = |path: &str| match Target::parse(path) {
+            Ok(Target::Fixed(call, open, _)) => (call, open),
+            other => panic!("{path}: {other:?}"),
+        };
+        let validate = fixed("/apisix/admin/schema/validate/routes");
+        assert_eq!(validate, (Call::Validate, vec!["routes".to_owned()]));
+        assert_eq!(fixed("/apisix/admin/history/7"), (Call::Change, vec!["7".to_owned()]));
+        assert_eq!(fixed("/apisix/admin/changes"), (Call::Changes, vec![]));
         let (kind, id, fields) = objects("/apisix/admin/consumers/jack/credentials/one");
         assert_eq!((kind, id.as_deref(), fields.len()), (Kind::Credentials, Some("jack.one"), 0));
         let id = Id::new("jack.one").unwrap();
         assert_eq!(key(kind, &id), "/apisix/consumers/jack/credentials/one");
         assert_eq!(objects("/apisix/admin/secrets/file/run").1.as_deref(), Some("file.run"));
-        assert_eq!(Target::parse("/apisix/admin/schema/route"), Ok(Target::Schema(Kind::Routes)));
+        assert_eq!(objects("/apisix/admin/secrets/file.run").1.as_deref(), Some("file.run"));
+        assert_eq!(kind_of_schema("route").ok(), Some(Kind::Routes));
     }
 
     #[test]

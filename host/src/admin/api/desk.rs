@@ -1,6 +1,7 @@
 //! Asking the control thread about the store, and writing to it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,7 +9,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::Fault;
-use crate::config::source::{Expect, Writer};
+use super::history::{Change, Changed};
+use crate::config::source::{Area, Expect, RecordName, Transaction, Write, WriteError, Writer};
 use crate::config::{Document, Id, Indexes, Kind, Store};
 use crate::snapshot::Builder;
 
@@ -31,6 +33,12 @@ pub struct Desk {
     changes: watch::Receiver<u64>,
     writer: Writer,
     runtime: Handle,
+    /// The most changes that are kept; the oldest go first.
+    pub(super) history_max: usize,
+    /// The number of the last change made here.
+    last_change: AtomicU64,
+    /// How many changes were made here.
+    changes_made: AtomicU64,
 }
 
 /// An object as it is written, and when it was.
@@ -40,15 +48,40 @@ pub(super) struct Held {
     pub(super) indexes: Indexes,
 }
 
+/// One object of a change that is to be made.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) kind: Kind,
+    pub(super) id: Id,
+    /// Its fields; none deletes it.
+    pub(super) value: Option<Value>,
+    /// What is there now.
+    pub(super) before: Option<Held>,
+    pub(super) expect: Expect,
+}
+
 impl Desk {
     /// A desk in the runtime this is called in. `changes` tells of every batch
-    /// that was applied.
+    /// that was applied; of its own it keeps the last `history_max`.
     ///
     /// # Panics
     /// Outside a runtime.
     #[must_use]
-    pub fn new(questions: mpsc::Sender<Question>, changes: watch::Receiver<u64>, writer: Writer) -> Self {
-        Self { questions, changes, writer, runtime: Handle::current() }
+    pub fn new(
+        questions: mpsc::Sender<Question>,
+        changes: watch::Receiver<u64>,
+        writer: Writer,
+        history_max: usize,
+    ) -> Self {
+        Self {
+            questions,
+            changes,
+            writer,
+            runtime: Handle::current(),
+            history_max,
+            last_change: AtomicU64::new(0),
+            changes_made: AtomicU64::new(0),
+        }
     }
 
     /// Asks the control thread.
@@ -72,38 +105,72 @@ impl Desk {
         self.ask(move |store, _| held(store, kind, &id))
     }
 
-    /// Writes an object, or deletes it where there is no value, and waits until
-    /// this node has taken that up.
-    pub(super) fn write(
+    /// Writes objects together with the record of the change, all or nothing, and
+    /// waits until this node has taken them up. Gives the number of the change and
+    /// the objects as they are then.
+    pub(super) fn write_all(
         &self,
-        kind: Kind,
-        id: &Id,
-        value: Option<Value>,
-        expect: Expect,
-    ) -> Result<Option<Held>, Fault> {
-        let before = self.held(kind, id)?.map(|held| held.document.revision);
-        let writing = async {
-            match value {
-                Some(value) => self.writer.put(kind, id.clone(), value, expect).await.map(Some),
-                None => self.writer.delete(kind, id.clone(), expect).await.map(|()| None),
-            }
-        };
-        let late = || Fault::new(503, "the store did not answer in time; the write may still be made");
-        let bounded = async { tokio::time::timeout(WRITE_TIMEOUT, writing).await };
-        let written = self.runtime.block_on(bounded).map_err(|_| late())??;
-        self.taken_up(kind, id, before, written)
+        by: &str,
+        action: &str,
+        planned: Vec<Planned>,
+    ) -> Result<(u64, Vec<Option<Held>>), Fault> {
+        let changed = planned.iter().map(|one| {
+            let before = one.before.as_ref().map(|held| &held.document.value);
+            Changed::new(one.kind, &one.id, before, one.value.as_ref())
+        });
+        let change = Change::now(by, action, changed.collect(), self.last_change.load(Ordering::Relaxed));
+        let number = change.id;
+        self.last_change.fetch_max(number, Ordering::Relaxed);
+        let (name, bytes) = change.record()?;
+        let mut records = vec![(name, Some(bytes))];
+        let made = self.changes_made.fetch_add(1, Ordering::Relaxed);
+        records.extend(self.forgotten(made)?.into_iter().map(|name| (name, None)));
+        let writes = planned.iter().map(|one| Write {
+            kind: one.kind,
+            id: one.id.clone(),
+            value: one.value.clone(),
+            expect: one.expect,
+        });
+        let transaction = Transaction { writes: writes.collect(), records };
+        let revisions = self.wait(self.writer.transact(transaction))?;
+        let until = tokio::time::Instant::now() + TAKEN_UP_TIMEOUT;
+        let mut held = Vec::new();
+        for (one, revision) in planned.iter().zip(revisions) {
+            tracing::info!(by, action, object = %format_args!("{}/{}", one.kind, one.id), "changed by the Admin API");
+            let before = one.before.as_ref().map(|held| held.document.revision);
+            let written = one.value.is_some().then_some(revision);
+            held.push(self.taken_up(one, before, written, until)?);
+        }
+        Ok((number, held))
+    }
+
+    /// A record's bytes.
+    pub(super) fn record(&self, name: RecordName) -> Result<Option<Vec<u8>>, Fault> {
+        self.wait(self.writer.record(name))
+    }
+
+    /// The names of an area's records.
+    pub(super) fn records(&self, area: Area) -> Result<Vec<RecordName>, Fault> {
+        self.wait(self.writer.records(area, ""))
+    }
+
+    /// Waits for the store, for a time.
+    fn wait<T>(&self, asked: impl Future<Output = Result<T, WriteError>>) -> Result<T, Fault> {
+        let late = || Fault::new(503, "the store did not answer in time; a write may still be made");
+        let bounded = async { tokio::time::timeout(WRITE_TIMEOUT, asked).await };
+        Ok(self.runtime.block_on(bounded).map_err(|_| late())??)
     }
 
     /// Waits until what this node holds is no older than a write.
     fn taken_up(
         &self,
-        kind: Kind,
-        id: &Id,
+        one: &Planned,
         before: Option<u64>,
         written: Option<u64>,
+        until: tokio::time::Instant,
     ) -> Result<Option<Held>, Fault> {
+        let (kind, id) = (one.kind, &one.id);
         let mut changes = self.changes.clone();
-        let until = tokio::time::Instant::now() + TAKEN_UP_TIMEOUT;
         loop {
             changes.borrow_and_update();
             let held = self.held(kind, id)?;

@@ -50,6 +50,12 @@ impl Fault {
         Self::bad(format!("{head}: {}", told.join("; "))).with("problems", json!(problems))
     }
 
+    /// The same, said of a place in the request.
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
     pub(super) fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.0.more.insert(name.to_owned(), value.into());
         self

@@ -10,9 +10,13 @@
 
 mod access;
 mod address;
+mod changes;
 mod defaults;
 mod desk;
+mod diff;
 mod fault;
+mod history;
+mod openapi;
 mod patch;
 mod plugins;
 mod read;
@@ -23,7 +27,8 @@ use super::exchange::{Request, Response, Site};
 pub use access::{AccessKey, Keys, Role};
 pub use desk::{Desk, QUESTIONS_MAX, Question};
 
-use address::Target;
+use access::Caller;
+use address::{Call, Target};
 use fault::{Answer, Fault};
 
 /// The Admin API of one node.
@@ -54,9 +59,30 @@ impl AdminSite {
                 "DELETE" => self.delete(&caller, place, request),
                 _ => Err(Fault::method(&request.method, "GET, PUT, POST, PATCH, DELETE")),
             },
-            Target::Validate(kind) => only("POST", request).and_then(|()| self.validate(kind, request)),
-            Target::Schema(kind) => only("GET", request).map(|()| plugins::schema(kind)),
-            Target::Plugins(place) => plugins::answer(&place, request),
+            Target::Fixed(call, open, methods) => {
+                check_method(methods, request)?;
+                self.call(&caller, call, &open, request)
+            }
+        }
+    }
+
+    /// Answers a path that is not of objects.
+    fn call(&self, caller: &Caller, call: Call, open: &[String], request: &Request) -> Answer {
+        let part = open.first().map_or("", String::as_str);
+        match call {
+            Call::Validate => self.validate(address::kind_of(part)?, request),
+            Call::Schema => address::kind_of_schema(part).map(plugins::schema),
+            Call::Plugins => Ok(plugins::all()),
+            Call::PluginNames => Ok(plugins::names()),
+            Call::Plugin => plugins::one(part),
+            // Plugins are read when objects name them: there is nothing to load again.
+            Call::Reload => Ok(Response::text(200, "text/plain", "done".to_owned())),
+            Call::Changes => self.change_set(caller, request),
+            Call::Rollback => self.rollback(caller, request),
+            Call::History => self.history(request),
+            Call::Change => self.one_change(changes::number(part)?),
+            Call::Diff => self.diff(request),
+            Call::OpenApi => Ok(openapi::answer()),
         }
     }
 }
@@ -75,10 +101,12 @@ impl Site for AdminSite {
     }
 }
 
-/// Refuses every other method.
-fn only(method: &str, request: &Request) -> Result<(), Fault> {
-    if request.method == method || (method == "GET" && request.method == "HEAD") {
+/// Refuses a method that a path does not have.
+fn check_method(methods: &[(&str, &str)], request: &Request) -> Result<(), Fault> {
+    let own = if request.method == "HEAD" { "GET" } else { request.method.as_str() };
+    if methods.iter().any(|(method, _)| *method == own) {
         return Ok(());
     }
-    Err(Fault::method(&request.method, method))
+    let allowed: Vec<&str> = methods.iter().map(|(method, _)| *method).collect();
+    Err(Fault::method(&request.method, &allowed.join(", ")))
 }

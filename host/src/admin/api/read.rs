@@ -3,16 +3,16 @@
 use serde_json::{Value, json};
 
 use super::access::{Caller, Role};
-use super::address::{Place, key, shown_id};
+use super::address::{Place, key};
 use super::desk::{Held, held};
 use super::fault::{Answer, Fault};
 use super::{AdminSite, Response};
 use crate::admin::exchange::Request;
-use crate::config::{Id, Kind, Problem, redact};
+use crate::config::{Id, Kind, Problem, redact, shown_id};
 use crate::snapshot::Builder;
 
 /// The least and the most objects of a page, as in APISIX.
-const PAGE_SIZES: std::ops::RangeInclusive<u64> = 10..=500;
+pub(super) const PAGE_SIZES: std::ops::RangeInclusive<u64> = 10..=500;
 /// The largest automaton a filter's pattern may become, in bytes.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
 

@@ -7,15 +7,15 @@ use std::time::SystemTime;
 use serde_json::{Map, Value, json};
 
 use super::access::Caller;
-use super::address::{Place, id_of, key, shown_id, singular};
-use super::desk::Held;
+use super::address::{Place, id_of, key, singular};
+use super::desk::{Held, Planned};
 use super::fault::{Answer, Fault};
 use super::read::{answer, failure};
 use super::{AdminSite, Response, defaults, patch};
 use crate::admin::exchange::Request;
 use crate::config::source::Expect;
 use crate::config::{
-    Document, DocumentChange, Format, Id, Kind, Object, Origin, Problem, Store, parse_value,
+    Document, DocumentChange, Format, Id, Kind, Object, Origin, Problem, Store, parse_value, shown_id,
 };
 use crate::snapshot::Builder;
 
@@ -51,13 +51,14 @@ impl AdminSite {
         let value = completed(kind, &id, fields, before.as_ref(), Stamp::Given);
         self.check(kind, &id, &value)?;
         let status = if before.is_some() { 200 } else { 201 };
-        self.commit(caller, kind, &id, value, expect, status)
+        let planned = Planned { kind, id, value: Some(value), before, expect };
+        self.commit(caller, "put", planned, status)
     }
 
     /// Answers POST: the store names the object.
     pub(super) fn post(&self, caller: &Caller, place: Place, request: &Request) -> Answer {
         let kind = place.kind;
-        if WITHOUT_POST.contains(&kind.name()) {
+        if !has_post(kind) {
             return Err(unsupported("POST", kind));
         }
         if place.id.is_some() {
@@ -70,13 +71,14 @@ impl AdminSite {
         let id = self.new_id(kind)?;
         let value = completed(kind, &id, fields, None, Stamp::Given);
         self.check(kind, &id, &value)?;
-        self.commit(caller, kind, &id, value, Expect::Absent, 201)
+        let planned = Planned { kind, id, value: Some(value), before: None, expect: Expect::Absent };
+        self.commit(caller, "post", planned, 201)
     }
 
     /// Answers PATCH, of an object or of a place in it.
     pub(super) fn patch(&self, caller: &Caller, place: Place, request: &Request) -> Answer {
         let kind = place.kind;
-        if WITHOUT_PATCH.contains(&kind.name()) {
+        if !has_patch(kind) {
             return Err(unsupported("PATCH", kind));
         }
         let id = place.id.ok_or_else(|| Fault::bad(format!("missing {} id", singular(kind))))?;
@@ -108,7 +110,8 @@ impl AdminSite {
                 0 => Expect::Any,
                 revision => Expect::Revision(revision),
             };
-            match self.commit(caller, kind, &id, value, expect, 200) {
+            let planned = Planned { kind, id: id.clone(), value: Some(value), before: Some(before), expect };
+            match self.commit(caller, "patch", planned, 200) {
                 Err(fault) if fault.status() == 409 && tries < PATCHES_MAX && is_unconditional(request) => {}
                 outcome => return outcome,
             }
@@ -125,12 +128,16 @@ impl AdminSite {
         let _turn = self.writing.lock();
         let before = self.desk.held(kind, &id)?.ok_or_else(Fault::not_found)?;
         let expect = expectation(request, Some(&before))?;
-        if request.query_value("force").as_deref() != Some("true") {
+        let is_forced = request.query_value("force").as_deref() == Some("true");
+        // A consumer's credentials go with it.
+        if !is_forced && kind != Kind::Consumers {
             self.check_unused(kind, &id)?;
         }
-        self.desk.write(kind, &id, None, expect)?;
-        tracing::info!(by = caller.name, object = %format_args!("{kind}/{id}"), "deleted by the Admin API");
-        Ok(Response::json(200, &json!({"deleted": "1", "key": key(kind, &id)})))
+        let mut planned = self.credentials_of(kind, &id)?;
+        let shown = key(kind, &id);
+        planned.push(Planned { kind, id, value: None, before: Some(before), expect });
+        self.desk.write_all(&caller.name, "delete", planned)?;
+        Ok(Response::json(200, &json!({"deleted": "1", "key": shown})))
     }
 
     /// Answers `schema/validate/<kind>`: the object's own faults, nothing else.
@@ -185,21 +192,35 @@ impl AdminSite {
         )))
     }
 
-    fn commit(
-        &self,
-        caller: &Caller,
-        kind: Kind,
-        id: &Id,
-        value: Value,
-        expect: Expect,
-        status: u16,
-    ) -> Answer {
-        let held = self.desk.write(kind, id, Some(value), expect)?;
-        tracing::info!(by = caller.name, object = %format_args!("{kind}/{id}"), "written by the Admin API");
+    fn commit(&self, caller: &Caller, action: &str, planned: Planned, status: u16) -> Answer {
+        let (kind, id) = (planned.kind, planned.id.clone());
+        let (_, mut held) = self.desk.write_all(&caller.name, action, vec![planned])?;
+        let held = held.pop().flatten();
         let held = held.ok_or_else(|| Fault::new(409, "was deleted by someone else in the meantime"))?;
-        let wanted = id.clone();
-        let why = self.desk.ask(move |_, builder| failure(builder, kind, &wanted))?;
+        let why = self.desk.ask(move |_, builder| failure(builder, kind, &id))?;
         Ok(answer(status, caller, &held, why.as_deref()))
+    }
+
+    /// A consumer's credentials, which go with it.
+    fn credentials_of(&self, kind: Kind, id: &Id) -> Result<Vec<Planned>, Fault> {
+        if kind != Kind::Consumers {
+            return Ok(Vec::new());
+        }
+        let prefix = format!("{id}.");
+        let all = self.desk.ask(move |store, _| {
+            let own = store.documents(Kind::Credentials).into_iter();
+            let own = own.filter(|document| document.id.starts_with(&prefix));
+            own.filter_map(|document| super::desk::held(store, Kind::Credentials, &document.id))
+                .collect::<Vec<_>>()
+        })?;
+        let planned = all.into_iter().map(|held| Planned {
+            kind: Kind::Credentials,
+            id: held.document.id.clone(),
+            value: None,
+            before: Some(held),
+            expect: Expect::Any,
+        });
+        Ok(planned.collect())
     }
 
     /// An id nobody has: the time in microseconds, as long as APISIX's.
@@ -224,7 +245,7 @@ pub(super) fn faults_beyond(store: &Store, builder: &Builder, change: &DocumentC
 
 /// Who says when an object was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stamp {
+pub(super) enum Stamp {
     /// The object, where it says so.
     Given,
     /// The clock.
@@ -232,7 +253,7 @@ enum Stamp {
 }
 
 /// An object with what APISIX adds to it.
-fn completed(
+pub(super) fn completed(
     kind: Kind,
     id: &Id,
     mut fields: Map<String, Value>,
@@ -254,12 +275,13 @@ fn completed(
     Value::Object(fields)
 }
 
-fn document(kind: Kind, id: &Id, value: Value) -> Document {
-    Document { kind, id: id.clone(), value, origin: Origin::file(Path::new("the request")), revision: 0 }
+pub(super) fn document(kind: Kind, id: &Id, value: Value) -> Document {
+    let origin = Origin::file(Path::new("the request"));
+    Document { kind, id: id.clone(), value, origin, revision: 0, created: 0 }
 }
 
 /// The id in path or body; both must be the same.
-fn wanted_id(kind: Kind, by_path: Option<Id>, fields: &Map<String, Value>) -> Result<Id, Fault> {
+pub(super) fn wanted_id(kind: Kind, by_path: Option<Id>, fields: &Map<String, Value>) -> Result<Id, Fault> {
     let given = match kind {
         // A consumer's id is its name.
         Kind::Consumers => fields.get("username").or_else(|| fields.get("id")),
@@ -292,7 +314,7 @@ fn id_in_body(kind: Kind, value: &Value) -> Result<Id, Fault> {
 }
 
 /// The body as an object.
-fn object(request: &Request) -> Result<Map<String, Value>, Fault> {
+pub(super) fn object(request: &Request) -> Result<Map<String, Value>, Fault> {
     match change(request)? {
         Value::Object(fields) => Ok(fields),
         _ => Err(Fault::bad("invalid configuration: must be an object with fields")),
@@ -358,6 +380,21 @@ fn expectation(request: &Request, before: Option<&Held>) -> Result<Expect, Fault
         0 => Expect::Any,
         revision => Expect::Revision(revision),
     })
+}
+
+/// The index of a held object, as answers show it.
+pub(super) fn index_of(held: &Held) -> u64 {
+    held.indexes.modified
+}
+
+/// Whether the store names objects of a kind.
+pub(super) fn has_post(kind: Kind) -> bool {
+    !WITHOUT_POST.contains(&kind.name())
+}
+
+/// Whether parts of objects of a kind are written.
+pub(super) fn has_patch(kind: Kind) -> bool {
+    !WITHOUT_PATCH.contains(&kind.name())
 }
 
 fn seconds() -> u64 {

@@ -574,6 +574,7 @@ fn component_document(id: &Id, bytes: &[u8], path: &Path) -> Result<Arc<Document
         value: described(bytes),
         origin: Origin::file(path),
         revision: document::revision_of(bytes),
+        created: 0,
     }))
 }
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 pub use blobs::DirectoryBlobs;
 pub use component::{ComponentError, Pushed};
 pub use directory::DirectorySource;
+pub(in crate::config) use etcd::key_of;
 pub use etcd::{
     Describe, EtcdOptions, EtcdOptionsError, EtcdSource, EtcdStart, Fleet, KeptState, Secret, StoreState,
     TlsFiles, state_file,

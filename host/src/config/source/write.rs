@@ -122,15 +122,9 @@ fn place(tree: &Tree, key: &Key) -> Result<PathBuf, WriteError> {
 
 /// A value as text that reads back as the same value.
 fn text_of(value: &Value, format: Format) -> String {
-    let json = || serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default();
-    if format == Format::Json {
-        return json();
-    }
-    let yaml = serde_saphyr::to_string(value).unwrap_or_default();
-    // JSON is YAML too, where the writer's YAML would mean something else.
-    match document::parse_value(yaml.as_bytes(), Format::Yaml) {
-        Ok(back) if back == *value => yaml,
-        _ => json(),
+    match format {
+        Format::Yaml => document::to_yaml(value),
+        Format::Json => serde_json::to_string_pretty(value).map(|text| text + "\n").unwrap_or_default(),
     }
 }
 

@@ -103,7 +103,14 @@ mod tests {
 
     fn put(kind: Kind, id: &str, value: Value) -> DocumentChange {
         let origin = Origin::file(Path::new("test"));
-        DocumentChange::Put(Arc::new(Document { kind, id: Id::new(id).unwrap(), value, origin, revision: 1 }))
+        DocumentChange::Put(Arc::new(Document {
+            kind,
+            id: Id::new(id).unwrap(),
+            value,
+            origin,
+            revision: 1,
+            created: 0,
+        }))
     }
 
     fn key(kind: Kind, id: &str) -> Key {
@@ -153,5 +160,23 @@ mod tests {
         let second = store.indexes(Kind::Upstreams, &Id::new("u").unwrap());
         assert_eq!(second.created, 7000);
         assert!(second.modified > first.modified);
+    }
+
+    #[test]
+    fn indexes_are_the_revisions_of_a_store_that_counts_them() {
+        let mut store = Store::new(Box::new(|_, _| {}));
+        let document = |revision: u64| {
+            let DocumentChange::Put(document) =
+                put(Kind::Upstreams, "u", json!({"nodes": {"a:1": revision}}))
+            else {
+                unreachable!()
+            };
+            DocumentChange::Put(Arc::new(Document { revision, created: 40, ..(*document).clone() }))
+        };
+        for revision in [41, 77] {
+            store.apply(vec![document(revision)], SystemTime::now());
+            let indexes = store.indexes(Kind::Upstreams, &Id::new("u").unwrap());
+            assert_eq!((indexes.created, indexes.modified), (40, revision));
+        }
     }
 }

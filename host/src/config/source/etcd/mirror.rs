@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::keys::{self, Place};
 use super::session::Entry;
 use crate::config::document::{self, Format};
 use crate::config::seal::{self, Sealer};
-use crate::config::{Document, DocumentChange, DocumentError, Id, Key, Kind, Origin};
+use crate::config::{Document, DocumentChange, DocumentError, Key, Origin};
 
 /// The most keys that are no objects and are told of one by one.
 const STRANGE_SHOWN_MAX: usize = 1000;
@@ -56,14 +57,6 @@ struct Emptied {
     held: BTreeSet<Key>,
     /// When the store was written to last since.
     refilled: Option<Instant>,
-}
-
-/// What a key is.
-enum Place {
-    Object(Kind, Id),
-    /// Nothing: APISIX marks folders by keys that end with a slash.
-    Folder,
-    Strange(String),
 }
 
 impl Mirror {
@@ -250,7 +243,7 @@ impl Mirror {
             self.revision = self.revision.max(entry.revision);
             return Some(key);
         }
-        let (change, is_kept) = self.read(&key, value, entry.revision, &name);
+        let (change, is_kept) = self.read(&key, value, entry, &name);
         self.note(key.clone(), Told { revision: entry.revision, content: Content::Hash(hash) });
         if !is_kept {
             changes.push(change);
@@ -259,10 +252,11 @@ impl Mirror {
     }
 
     /// Reads a value; says whether it is what was kept.
-    fn read(&self, key: &Key, value: &[u8], revision: u64, name: &str) -> (DocumentChange, bool) {
+    fn read(&self, key: &Key, value: &[u8], entry: &Entry, name: &str) -> (DocumentChange, bool) {
         match document::parse_object(key.0, &key.1, value, Format::Json, Path::new(name)) {
             Ok(mut document) => {
-                document.revision = revision;
+                (document.revision, document.created) = (entry.revision, entry.created);
+                keys::with_whole_id(key.0, &key.1, &mut document.value);
                 if let Err(problems) = seal::open(self.sealer.as_deref(), key.0, &key.1, &mut document.value)
                 {
                     let origin = document.origin;
@@ -270,7 +264,7 @@ impl Mirror {
                 }
                 let is_kept = match self.told.get(key) {
                     Some(Told { content: Content::Kept(kept), .. }) => {
-                        kept.revision == revision && kept.value == document.value
+                        kept.revision == entry.revision && kept.value == document.value
                     }
                     _ => false,
                 };
@@ -288,21 +282,7 @@ impl Mirror {
             Ok(text) => text,
             Err(_) => return Place::Strange("the key is not UTF-8 text".to_owned()),
         };
-        let Some((folder, rest)) = text.strip_prefix(&self.root).and_then(|inside| inside.split_once('/'))
-        else {
-            return Place::Strange("is not an object: its key is not <prefix>/<kind>/<id>".to_owned());
-        };
-        if rest.is_empty() {
-            return Place::Folder;
-        }
-        let kind = match Kind::from_name(folder) {
-            Ok(kind) => kind,
-            Err(error) => return Place::Strange(error.to_string()),
-        };
-        match Id::new(rest) {
-            Ok(id) => Place::Object(kind, id),
-            Err(error) => Place::Strange(format!("the end of the key is not an id: it {error}")),
-        }
+        text.strip_prefix(&self.root).map_or_else(|| keys::place_of(""), keys::place_of)
     }
 
     fn hold(&mut self, gone: Vec<Key>) {
@@ -327,10 +307,12 @@ fn share(key: &Key, revision: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Id, Kind};
 
     fn entry(key: &str, value: Option<&str>, revision: u64) -> Entry {
         let value = value.map(|value| value.as_bytes().to_vec());
-        Entry { key: format!("/sluice/{key}").into_bytes(), value, revision }
+        let key = format!("/sluice/{key}").into_bytes();
+        Entry { key, value, revision, created: revision }
     }
 
     fn put(key: &str, revision: u64) -> Entry {
@@ -486,6 +468,7 @@ mod tests {
             value: serde_json::json!({"uri": "/"}),
             origin: Origin::file(Path::new("/sluice/routes/a")),
             revision,
+            created: revision,
         };
         let mut mirror = Mirror::new("/sluice/".to_owned(), None);
         let kept = mirror.begin_with(vec![document("a", 2), document("b", 3), document("c", 4)]);

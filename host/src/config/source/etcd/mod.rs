@@ -10,6 +10,7 @@
 //! Start at [`worker`] for the life of a session, at [`mirror`] for what is told.
 
 mod backoff;
+mod keys;
 mod mirror;
 mod options;
 mod pace;
@@ -29,6 +30,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::Batch;
 use crate::config::Document;
 
+pub(in crate::config) use keys::key_of;
 pub use options::{EtcdOptions, EtcdOptionsError, Secret, TlsFiles};
 pub use registration::{Describe, Fleet};
 pub(super) use write::EtcdWriter;

@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) key: Vec<u8>,
     pub(super) value: Option<Vec<u8>>,
     pub(super) revision: u64,
+    /// The revision that made the key; 0 for one that is gone.
+    pub(super) created: u64,
 }
 
 /// Everything below the prefix at one revision.
@@ -162,10 +164,11 @@ impl Connection {
                 let more = answer.more();
                 for pair in answer.take_kvs() {
                     let revision = pair.mod_revision().unsigned_abs();
+                    let created = pair.create_revision().unsigned_abs();
                     let (key, value) = pair.into_key_value();
                     bytes += key.len() + value.len();
                     start = key.clone();
-                    listing.entries.push(Entry { key, value: Some(value), revision });
+                    listing.entries.push(Entry { key, value: Some(value), revision, created });
                 }
                 if bytes > LISTING_BYTES_MAX || listing.entries.len() > KEYS_MAX {
                     return Err(Lost(format!(

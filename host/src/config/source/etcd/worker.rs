@@ -309,7 +309,8 @@ fn take_message(message: &WatchResponse, gathered: &mut Gathered) -> Result<bool
         let value = (pair.version() != 0).then(|| pair.value().to_vec());
         gathered.bytes += pair.key().len() + pair.value().len();
         gathered.revision = gathered.revision.max(revision);
-        gathered.events.push(Entry { key: pair.key().to_vec(), value, revision });
+        let created = pair.create_revision().unsigned_abs();
+        gathered.events.push(Entry { key: pair.key().to_vec(), value, revision, created });
     }
     // A message without events that is no answer to the creation of a watch
     // tells how far the member is.

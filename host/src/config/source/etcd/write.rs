@@ -6,6 +6,7 @@ use etcd_client::{Compare, CompareOp, Error, GetOptions, Txn, TxnOp};
 use tokio::time::timeout;
 
 use super::Link;
+use super::keys::{key_of, with_short_id};
 use super::session::{Connection, Lost};
 use crate::config::source::{Area, Expect, RECORDS_LISTED_MAX, RecordName, Transaction, Write, WriteError};
 
@@ -90,7 +91,13 @@ impl EtcdWriter {
             bytes += key.len() + value.as_ref().map_or(0, Vec::len);
             operations.push(match value {
                 None => TxnOp::delete(key, None),
-                Some(value) => TxnOp::put(key, value.clone(), None),
+                Some(value) => {
+                    // What was recorded is never replaced, whoever chose the same name.
+                    if name.area() == Area::History {
+                        compares.push(Compare::version(key.clone(), CompareOp::Equal, 0));
+                    }
+                    TxnOp::put(key, value.clone(), None)
+                }
             });
         }
         if bytes > TRANSACTION_BYTES_MAX {
@@ -99,16 +106,14 @@ impl EtcdWriter {
         Ok(Txn::new().when(compares).and_then(operations))
     }
 
-    /// An object as it is written: its private keys sealed.
+    /// An object as it is written: its private keys sealed, its id as APISIX has it.
     fn text_of(&self, write: &Write, value: &serde_json::Value) -> String {
-        match &self.link.options.sealer {
-            None => value.to_string(),
-            Some(sealer) => {
-                let mut sealed = value.clone();
-                sealer.seal(write.kind, &write.id, &mut sealed);
-                sealed.to_string()
-            }
+        let mut value = value.clone();
+        if let Some(sealer) = &self.link.options.sealer {
+            sealer.seal(write.kind, &write.id, &mut value);
         }
+        with_short_id(write.kind, &write.id, &mut value);
+        value.to_string()
     }
 
     /// Which write was not as expected: what is there now is looked at.
@@ -215,7 +220,7 @@ impl EtcdWriter {
     }
 
     fn object_key(&self, write: &Write) -> String {
-        format!("{}{}/{}", self.link.options.root(), write.kind, write.id)
+        format!("{}{}", self.link.options.root(), key_of(write.kind, &write.id))
     }
 
     fn record_key(&self, name: &RecordName) -> String {

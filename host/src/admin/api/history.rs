@@ -1,0 +1,229 @@
+//! What was changed, when and by whom: kept in the store, up to a limit, with no
+//! secret in it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::desk::Desk;
+use super::fault::Fault;
+use crate::config::source::{Area, RecordName};
+use crate::config::{Id, Kind, redact};
+
+/// How many changes are made until the history is looked at for what is too much.
+const FORGET_EVERY: u64 = 8;
+/// The most old changes that go with a new one: an overfull history shrinks in steps.
+pub(super) const FORGOTTEN_MAX: usize = 16;
+/// The largest record with the values in it, in bytes; a larger one goes without.
+const VALUES_BYTES_MAX: usize = 256 << 10;
+/// What stands in the place of a secret.
+pub(super) const HIDDEN: &str = "(hidden)";
+
+/// A change of one or several objects.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Change {
+    /// Its number; later ones are larger.
+    pub(super) id: u64,
+    /// When, in milliseconds since 1970.
+    pub(super) time: u64,
+    /// The name of the key it was made with.
+    pub(super) by: String,
+    /// By what: `put`, `post`, `patch`, `delete`, `changes`, `rollback`.
+    pub(super) action: String,
+    /// What it changed.
+    pub(super) objects: Vec<Changed>,
+    /// Whether the values were too large to be kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) without_values: bool,
+}
+
+/// One object that was changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Changed {
+    /// The name of its kind.
+    pub(super) kind: String,
+    /// Its id.
+    pub(super) id: String,
+    /// `created`, `updated` or `deleted`.
+    pub(super) action: String,
+    /// What it was, without secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) before: Option<Value>,
+    /// What it became, without secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) after: Option<Value>,
+    /// Whether a secret in it was changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) secrets_changed: bool,
+}
+
+impl Changed {
+    pub(super) fn new(kind: Kind, id: &Id, before: Option<&Value>, after: Option<&Value>) -> Self {
+        let action = match (before, after) {
+            (None, _) => "created",
+            (_, None) => "deleted",
+            _ => "updated",
+        };
+        Self {
+            kind: kind.name().to_owned(),
+            id: id.as_str().to_owned(),
+            action: action.to_owned(),
+            before: before.map(|value| hidden(kind, value)),
+            after: after.map(|value| hidden(kind, value)),
+            secrets_changed: secrets(kind, before) != secrets(kind, after),
+        }
+    }
+}
+
+impl Change {
+    /// A change made now, with a number above `last`.
+    pub(super) fn now(by: &str, action: &str, objects: Vec<Changed>, last: u64) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            id: (now.as_micros() as u64).max(last + 1),
+            time: now.as_millis() as u64,
+            by: by.to_owned(),
+            action: action.to_owned(),
+            objects,
+            without_values: false,
+        }
+    }
+
+    /// The record of it, and its name.
+    pub(super) fn record(mut self) -> Result<(RecordName, Vec<u8>), Fault> {
+        let written = |change: &Self| serde_json::to_vec(change).unwrap_or_default();
+        let mut bytes = written(&self);
+        if bytes.len() > VALUES_BYTES_MAX {
+            self.without_values = true;
+            for object in &mut self.objects {
+                (object.before, object.after) = (None, None);
+            }
+            bytes = written(&self);
+        }
+        Ok((name(self.id)?, bytes))
+    }
+
+    /// What lists show of it.
+    pub(super) fn summary(&self) -> Value {
+        let objects: Vec<_> = self
+            .objects
+            .iter()
+            .map(|one| json!({"kind": one.kind, "id": one.id, "action": one.action}))
+            .collect();
+        json!({"id": self.id, "time": self.time, "by": self.by, "action": self.action, "objects": objects})
+    }
+}
+
+fn name(id: u64) -> Result<RecordName, Fault> {
+    RecordName::new(Area::History, &format!("{id:020}")).map_err(|error| Fault::new(500, error.to_string()))
+}
+
+/// A value without its secrets.
+pub(super) fn hidden(kind: Kind, value: &Value) -> Value {
+    let mut value = value.clone();
+    redact(kind, &mut value, &mut |_| json!(HIDDEN));
+    value
+}
+
+fn secrets(kind: Kind, value: Option<&Value>) -> Vec<String> {
+    let mut found = Vec::new();
+    if let Some(value) = value {
+        redact(kind, &mut value.clone(), &mut |secret| {
+            found.push(secret.to_owned());
+            json!(HIDDEN)
+        });
+    }
+    found
+}
+
+/// Puts the secrets an object has now where an old state of it has hidden ones.
+/// Says the field of the first that it has not.
+pub(super) fn restore(old: &mut Value, now: Option<&Value>, field: &str) -> Result<(), String> {
+    match old {
+        Value::String(text) if *text == *HIDDEN => match now {
+            Some(now @ (Value::String(_) | Value::Number(_))) => {
+                *old = now.clone();
+                Ok(())
+            }
+            _ => Err(field.to_owned()),
+        },
+        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
+            let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+            restore(value, now.and_then(|now| now.get(name)), &field)
+        }),
+        Value::Array(items) => items.iter_mut().enumerate().try_for_each(|(index, value)| {
+            restore(value, now.and_then(|now| now.get(index)), &format!("{field}[{index}]"))
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl Desk {
+    /// The numbers of all changes that are kept, the newest first.
+    pub(super) fn history(&self) -> Result<Vec<u64>, Fault> {
+        let names = self.records(Area::History)?;
+        let mut ids: Vec<u64> = names.iter().filter_map(|name| name.name().parse().ok()).collect();
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(ids)
+    }
+
+    /// One change.
+    pub(super) fn change(&self, id: u64) -> Result<Option<Change>, Fault> {
+        let Some(bytes) = self.record(name(id)?)? else { return Ok(None) };
+        let unread =
+            |error: serde_json::Error| Fault::new(500, format!("change {id} cannot be read: {error}"));
+        serde_json::from_slice(&bytes).map(Some).map_err(unread)
+    }
+
+    /// The records of changes that are over the limit once one more is kept;
+    /// `made` changes were made before.
+    pub(super) fn forgotten(&self, made: u64) -> Result<Vec<RecordName>, Fault> {
+        if !made.is_multiple_of(FORGET_EVERY) {
+            return Ok(Vec::new());
+        }
+        let ids = self.history()?;
+        let over = ids.get(self.history_max.saturating_sub(1)..).unwrap_or_default();
+        over.iter().rev().take(FORGOTTEN_MAX).map(|id| name(*id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> Id {
+        Id::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_change_has_no_secret_in_it_and_says_that_one_changed() {
+        let before = json!({"username": "jack", "plugins": {"key-auth": {"key": "old-one"}}});
+        let after = json!({"username": "jack", "plugins": {"key-auth": {"key": "new-one"}}});
+        let changed = Changed::new(Kind::Consumers, &id("jack"), Some(&before), Some(&after));
+        assert!(changed.secrets_changed);
+        let (_, bytes) = Change::now("ops", "put", vec![changed], 0).record().unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(!text.contains("old-one") && !text.contains("new-one"), "{text}");
+        assert!(!Changed::new(Kind::Consumers, &id("jack"), Some(&before), Some(&before)).secrets_changed);
+    }
+
+    #[test]
+    fn hidden_secrets_are_those_of_now_or_missing() {
+        let now = json!({"plugins": {"key-auth": {"key": "k"}}, "list": ["a"]});
+        let mut old = json!({"desc": "old", "plugins": {"key-auth": {"key": HIDDEN}}});
+        restore(&mut old, Some(&now), "").unwrap();
+        assert_eq!(old, json!({"desc": "old", "plugins": {"key-auth": {"key": "k"}}}));
+        let mut old = json!({"keys": [HIDDEN]});
+        assert_eq!(restore(&mut old, Some(&now), ""), Err("keys[0]".to_owned()));
+    }
+
+    #[test]
+    fn what_is_large_is_kept_without_its_values() {
+        let large = json!({"desc": "x".repeat(VALUES_BYTES_MAX)});
+        let changed = Changed::new(Kind::Routes, &id("r"), None, Some(&large));
+        let (_, bytes) = Change::now("ops", "put", vec![changed], 0).record().unwrap();
+        let change: Change = serde_json::from_slice(&bytes).unwrap();
+        assert!(change.without_values && change.objects[0].after.is_none());
+    }
+}
