@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::objects::cli::{Apply, Delete, Diff, Get, History, Rollback};
+
 /// The `sluice` command.
 #[derive(Debug, Parser)]
 #[command(
@@ -35,6 +37,23 @@ pub enum Command {
     /// Write, build and look at plugins
     #[command(subcommand)]
     Plugin(super::plugin::cli::Plugin),
+    /// Show objects of a kind, or one of them
+    Get(Get),
+    /// Write the objects of files and directories, after showing what is different
+    Apply(Apply),
+    /// Delete an object
+    Delete(Delete),
+    /// Show what is different between an object and an earlier state of it, or files; exit code 2 if anything is
+    Diff(Diff),
+    /// Show what was changed, when and by whom
+    History(History),
+    /// Bring an object back to an earlier state, or take a change back
+    Rollback(Rollback),
+    /// Print a script that completes commands in a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
     /// Make a key: 32 random bytes in hex for `fleet_key` and `store.encryption`, or one that signs modules
     Keygen(Keygen),
 }

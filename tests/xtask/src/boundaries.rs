@@ -14,6 +14,7 @@ use syn::visit::{self, Visit};
 /// path below `host/src`.
 const BORDERS: &[(&str, &[&str])] = &[
     ("clap", &["app/", "main.rs"]),
+    ("clap_complete", &["app/"]),
     ("comfy_table", &["admin/", "app/"]),
     ("etcd_client", &["config/source/"]),
     ("futures_util", &["proxy/im/"]),
