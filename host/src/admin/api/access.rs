@@ -47,6 +47,9 @@ impl fmt::Debug for AccessKey {
 #[derive(Debug, Clone, Default)]
 pub struct Keys(Vec<AccessKey>);
 
+/// Fields that proxies add, this gateway among them.
+const PROXIED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-real-ip", "x-sluice-path"];
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Caller {
@@ -88,6 +91,11 @@ impl Keys {
 
     fn caller(&self, request: &Request) -> Result<Caller, Fault> {
         if self.is_open() {
+            // Meant for programs of this machine, not for whoever a proxy of this
+            // machine lets through.
+            if PROXIED.iter().any(|name| request.header(name).is_some()) {
+                return Err(denied("a request that came through a proxy needs a key"));
+            }
             return Ok(Caller { name: "anonymous".to_owned(), role: Role::Admin });
         }
         let by_query = || request.query_value("api_key");
@@ -188,5 +196,8 @@ mod tests {
     #[test]
     fn without_keys_everyone_is_an_admin() {
         assert_eq!(outcome(&Keys::default(), &request("PUT", None, &[])), Ok("anonymous".to_owned()));
+        for name in PROXIED {
+            assert_eq!(outcome(&Keys::default(), &request("GET", None, &[(name, "a")])), Err(401), "{name}");
+        }
     }
 }
