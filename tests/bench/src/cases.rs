@@ -17,10 +17,12 @@ pub(crate) enum Bench {
     Tlv,
     /// Memory of idle connections
     Idle,
+    /// Time until five nodes on one etcd have applied a write; only when it is named
+    Fleet,
 }
 
 impl Bench {
-    /// All of them, in the order they run.
+    /// Those that run when none is named, in their order.
     pub(crate) const ALL: [Self; 6] =
         [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Idle];
 }

@@ -6,6 +6,7 @@
 //! hardly depends on what else the machine does. Start at [`run`].
 
 mod cases;
+mod fleet;
 mod idle;
 mod load;
 mod origin;
@@ -89,6 +90,12 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<()> {
+    if options.benches.contains(&Bench::Fleet) {
+        if options.benches.len() > 1 {
+            bail!("fleet measures alone: name it alone");
+        }
+        return fleet::run();
+    }
     let files = process::raise_open_files(60_000)?;
     // The client's end and the origin's two ends of a connection are in this process.
     let connections = options.connections.min((files as usize).saturating_sub(600) / 2);
