@@ -5,12 +5,27 @@ use anyhow::{Context, Result, bail};
 use crate::setup;
 use crate::shell::{self, cargo, root};
 
-/// Runs `target`, or every one, for `seconds` each.
-pub(crate) fn run_all(targets: &[String], seconds: u32) -> Result<()> {
+/// Where targets are: those of the host, and those of the plugins, which build
+/// without it.
+const FOLDERS: [&str; 2] = ["tests/fuzz-plugins", "tests/fuzz"];
+
+/// A target and the folder it is in.
+type Target = (&'static str, String);
+
+/// Runs one target, or every one, for `seconds` each.
+pub(crate) fn run(wanted: Option<&str>, seconds: u32) -> Result<()> {
+    let mut all = targets()?;
+    if let Some(name) = wanted {
+        let names: Vec<String> = all.iter().map(|(_, target)| target.clone()).collect();
+        all.retain(|(_, target)| target == name);
+        if all.is_empty() {
+            bail!("no fuzz target {name:?}; there are: {}", names.join(", "));
+        }
+    }
     setup::cargo_program("cargo-fuzz", "drives libFuzzer")?;
-    for target in targets {
+    for (folder, target) in all {
         let time = format!("-max_total_time={seconds}");
-        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", "tests/fuzz", "--sanitizer", "none", target]);
+        let mut command = cargo(&["fuzz", "run", "--fuzz-dir", folder, "--sanitizer", "none", &target]);
         command.args(["--", &time, "-rss_limit_mb=2048", "-timeout=10", "-print_final_stats=1"]);
         // cargo-fuzz passes flags that the stable compiler takes only so.
         command.env("RUSTC_BOOTSTRAP", "1");
@@ -19,22 +34,20 @@ pub(crate) fn run_all(targets: &[String], seconds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Runs one target or all of them.
-pub(crate) fn run(target: Option<&str>, seconds: u32) -> Result<()> {
-    let all = targets()?;
-    match target {
-        None => run_all(&all, seconds),
-        Some(name) if all.iter().any(|target| target == name) => run_all(&[name.to_owned()], seconds),
-        Some(name) => bail!("no fuzz target {name:?}; there are: {}", all.join(", ")),
-    }
+/// Prints the targets there are.
+pub(crate) fn list() -> Result<()> {
+    targets()?.iter().for_each(|(folder, target)| println!("{target}  ({folder})"));
+    Ok(())
 }
 
-fn targets() -> Result<Vec<String>> {
-    let folder = root().join("tests/fuzz/fuzz_targets");
-    let mut targets: Vec<String> = std::fs::read_dir(&folder)
-        .with_context(|| format!("cannot read {}", folder.display()))?
-        .filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned))
-        .collect();
-    targets.sort();
+fn targets() -> Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for folder in FOLDERS {
+        let path = root().join(folder).join("fuzz_targets");
+        let files = std::fs::read_dir(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let names = files.filter_map(|entry| entry.ok()?.path().file_stem()?.to_str().map(str::to_owned));
+        targets.extend(names.map(|name| (folder, name)));
+    }
+    targets.sort_by(|(_, one), (_, other)| one.cmp(other));
     Ok(targets)
 }

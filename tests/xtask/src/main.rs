@@ -62,6 +62,9 @@ enum Task {
     Fuzz {
         /// The target; without it every target in turn
         target: Option<String>,
+        /// Only print which there are
+        #[arg(long)]
+        list: bool,
         /// How long, each
         #[arg(long, default_value_t = 60)]
         seconds: u32,
@@ -78,7 +81,8 @@ fn main() -> ExitCode {
         Task::Plugins => setup::run(setup::Needs::Test).and_then(|()| plugins::all()),
         Task::Demo { check } => demo::run(check),
         Task::Bench { name, arguments } => bench::run(name.as_deref(), &arguments),
-        Task::Fuzz { target, seconds } => fuzz::run(target.as_deref(), seconds),
+        Task::Fuzz { list: true, .. } => fuzz::list(),
+        Task::Fuzz { target, seconds, .. } => fuzz::run(target.as_deref(), seconds),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
