@@ -72,6 +72,18 @@ pub struct BuildContext<'a> {
     /// Names of the header fields of the stream route's frame format, for
     /// [`ChainKind::Frames`].
     pub frame_fields: &'a [&'a str],
+    /// What modules of the chain may be.
+    pub modules: ModulePlace<'a>,
+}
+
+/// What modules of a chain may be, besides what their interfaces say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ModulePlace<'a> {
+    /// The same plugins make another chain as well: a module that does nothing
+    /// in this one is left out.
+    pub is_shared: bool,
+    /// Those that are shown the texts of messages, for [`ChainKind::Frames`].
+    pub inspect: &'a [String],
 }
 
 impl fmt::Debug for BuildContext<'_> {

@@ -75,6 +75,8 @@ pub struct Chain {
     slot: usize,
     /// The place of the first edge function.
     function: Option<u8>,
+    /// What finds the texts of messages, where modules are shown them.
+    texts: Option<Arc<dyn Transcode>>,
 }
 
 impl Default for Chain {
@@ -154,7 +156,10 @@ impl Chain {
         });
         let is_http = matches!(kind, ChainKind::Http | ChainKind::Global | ChainKind::Consumer);
         let only = |is_wanted: bool, phase| if is_wanted { places(phase).collect() } else { Box::default() };
+        let is_inspector = |link: &Link| matches!(&link.filter, Filter::Module(own) if own.inspects());
+        let texts = links.iter().any(is_inspector).then(|| transcoder_of(&links)).flatten();
         Self {
+            texts,
             request: if is_http {
                 places(Phase::Rewrite).chain(places(Phase::Access)).collect()
             } else {
@@ -164,7 +169,7 @@ impl Chain {
             response: only(is_http, Phase::Response),
             connection: only(!is_http, Phase::Connection),
             sees_batches: kind == ChainKind::Frames
-                && links.iter().any(|link| matches!(link.filter, Filter::Module(_))),
+                && links.iter().any(|link| matches!(&link.filter, Filter::Module(own) if own.sees_frames())),
             frame: only(kind == ChainKind::Frames, Phase::Frame),
             body: body_interest(&links, needs_body),
             has_conditions: links.iter().any(|link| link.condition.is_some()),
@@ -284,10 +289,7 @@ impl Chain {
     /// The module among its plugins that turns JSON into frames and back.
     #[must_use]
     pub fn transcoder(&self) -> Option<Arc<dyn Transcode>> {
-        self.links.iter().find_map(|link| match &link.filter {
-            Filter::Module(module) => module.transcoder(),
-            _ => None,
-        })
+        transcoder_of(&self.links)
     }
 
     /// Whether modules of it look at frames, many at a time.
@@ -305,6 +307,9 @@ impl Chain {
         for link in &self.links {
             if let Filter::Module(module) = &link.filter {
                 module.frames(batch, &mut verdicts);
+                if let Some(texts) = self.texts.as_deref().filter(|_| module.inspects()) {
+                    module.texts(texts, batch, &mut verdicts);
+                }
             }
         }
         verdicts
@@ -378,6 +383,13 @@ impl Chain {
         };
         link.progress(step, 0, exchange).unwrap_or(Progress::Done)
     }
+}
+
+fn transcoder_of(links: &[Link]) -> Option<Arc<dyn Transcode>> {
+    links.iter().find_map(|link| match &link.filter {
+        Filter::Module(module) => module.transcoder(),
+        _ => None,
+    })
 }
 
 /// The places of chains in an exchange's tables; the global rules' is 0.
@@ -526,15 +538,26 @@ fn build_module(
     }
     let found = (context.module)(ModuleSource { name, config });
     let Some(plugin) = found.map_err(|message| FieldError::new("", message))? else { return Ok(None) };
-    let module = ModuleFilter::new(plugin);
+    let mut module = ModuleFilter::new(plugin);
+    let inspect = context.modules.inspect;
+    if context.kind == ChainKind::Frames && inspect.iter().any(|own| own == name) {
+        module = module.inspecting().map_err(|why| FieldError::new("", why))?;
+    }
     let (has_effect, at) = match context.kind {
-        ChainKind::Frames => (module.sees_frames(), "frames"),
+        // What finds the texts that others inspect is needed as well.
+        ChainKind::Frames => {
+            let finds_texts = !inspect.is_empty() && module.transcoder().is_some();
+            (module.sees_frames() || finds_texts, "frames")
+        }
         _ => {
             let answers = module.function().is_some() && context.kind == ChainKind::Http;
             let has_effect = !module.phases().is_empty() || module.transcoder().is_some() || answers;
             (has_effect, "requests or responses")
         }
     };
+    if !has_effect && context.modules.is_shared {
+        return Ok(None);
+    }
     if !has_effect {
         return Err(FieldError::new(
             "",

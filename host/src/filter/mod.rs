@@ -16,7 +16,9 @@ mod module;
 mod plugins;
 mod verdict;
 
-pub use build::{BuildContext, ChainKind, FindModule, Groups, ModuleSource, UpstreamSource, merge};
+pub use build::{
+    BuildContext, ChainKind, FindModule, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
+};
 pub use chain::{Chain, Filters, FrameContext};
 pub use consumers::{Consumer, Consumers, Grant, Proof, is_auth_plugin};
 pub use exchange::{ConnectionScope, Exchange, FilterNote, RequestId, Word};

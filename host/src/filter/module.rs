@@ -5,6 +5,7 @@
 //! name fields that belong to the connection, or hold a line break.
 
 mod frames;
+mod texts;
 
 use std::future::Future;
 use std::pin::pin;
@@ -35,6 +36,8 @@ pub(super) type Seat = (usize, u8);
 pub(super) struct ModuleFilter {
     plugin: Arc<Plugin>,
     wants: Wants,
+    /// Of messages it is shown the texts.
+    inspects: bool,
 }
 
 /// The phases a module wants, as plain answers.
@@ -65,7 +68,26 @@ impl ModuleFilter {
             response_body: has(Phases::RESPONSE_BODY),
             frames: has(Phases::FRAMES),
         };
-        Self { plugin, wants }
+        Self { plugin, wants, inspects: false }
+    }
+
+    /// The module as one that is shown the texts of messages.
+    ///
+    /// # Errors
+    /// Says why it cannot be.
+    pub(super) fn inspecting(self) -> Result<Self, &'static str> {
+        if !self.wants.request_head && !self.wants.request_body {
+            return Err("cannot inspect messages: the module does not look at requests");
+        }
+        if self.plugin.waits() {
+            return Err("cannot inspect messages: the module may wait in a call");
+        }
+        Ok(Self { inspects: true, ..self })
+    }
+
+    /// Whether it is shown the texts of messages.
+    pub(super) fn inspects(&self) -> bool {
+        self.inspects
     }
 
     /// The edge function it is, if it is one.
@@ -91,7 +113,7 @@ impl ModuleFilter {
 
     /// Whether it looks at frames.
     pub(super) fn sees_frames(&self) -> bool {
-        self.wants.frames
+        self.wants.frames || self.inspects
     }
 
     /// The most of a request's body it sees, and what becomes of a longer one.

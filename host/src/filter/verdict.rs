@@ -72,7 +72,12 @@ pub enum FrameVerdict {
     /// It is left out.
     Drop(&'static str),
     /// It is left out, and its client gets an error frame as the route says.
-    Reject(&'static str),
+    Reject {
+        /// The code.
+        code: &'static str,
+        /// When it makes sense to try again, where that is known.
+        retry_after: Option<Duration>,
+    },
     /// It is left out, and its client gets these bytes: whole frames.
     Reply(Bytes),
     /// It goes on as this: a whole frame.

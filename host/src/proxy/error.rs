@@ -38,6 +38,9 @@ pub enum ProxyError {
     /// what went wrong.
     #[error("upstream failed")]
     Unsent(&'static str),
+    /// A module's verdict on the request cannot be carried out.
+    #[error("a filter of this route failed")]
+    Refused(&'static str),
     /// A session of a polling client that is not there, or does not take what
     /// is asked; with the status and the reason's code.
     #[error("{1}")]
@@ -108,7 +111,7 @@ impl ProxyError {
             Self::NoCaller => 401,
             Self::Origin => 403,
             Self::WebSocketOnly | Self::Handshake("websocket_version") => 426,
-            Self::Busy | Self::NoUpstream | Self::NoLine(_) => 503,
+            Self::Busy | Self::NoUpstream | Self::NoLine(_) | Self::Refused(_) => 503,
             Self::Function(error) => error.status(),
             Self::Connect(error) if error.failure == Failure::ConnectTimeout => 504,
             Self::Unsent(reason) if *reason == Failure::ConnectTimeout.code() => 504,
@@ -151,7 +154,7 @@ impl ProxyError {
                 TransferError::Io(_) => "upstream_broken",
             },
             Self::UpstreamTimeout(limit) | Self::ClientTimeout(limit) => limit,
-            Self::Unsent(reason) => reason,
+            Self::Unsent(reason) | Self::Refused(reason) => reason,
             Self::Deadline => "request_timeout",
             Self::BodyTooLarge(_) => "body_too_large",
             Self::Client(TransferError::Malformed(reason) | TransferError::Limit(reason)) => reason,

@@ -357,7 +357,8 @@ async fn linger<D: Down>(down: &mut D) -> std::io::Result<()> {
 }
 
 /// A number for the next session.
-fn next_connection() -> u64 {
+/// A number no other connection of this process has or had.
+pub(super) fn next_connection() -> u64 {
     static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }

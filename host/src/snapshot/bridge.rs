@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::{StreamRoute, TlvSettings};
 use crate::config::Problem;
-use crate::config::objects::{self, Plugins, RequestsConf, RouteProtocol, SessionsConf, WebSocketConf};
+use crate::config::objects::{
+    self, BUILT_IN_PLUGINS, Plugins, RequestsConf, RouteProtocol, SessionsConf, WebSocketConf,
+};
+use crate::filter::Chain;
 use crate::message::{Captures, IpSet, Origin, Stage, Subject, Template, Variable};
 
 /// The frame side of HTTP routes, by the route's id.
@@ -207,19 +208,58 @@ fn problem(field: &str, message: String, value: Option<&str>) -> Problem {
 }
 
 /// Parts the plugins of a route whose upstream speaks frames: those that look
-/// at frames, and those that look at requests. Limits count frames when their
-/// key or their `rejected` says so.
+/// at requests, and those that look at frames. Limits count frames when their
+/// key or their `rejected` says so; modules are among both, since only they
+/// themselves know what they look at.
 #[must_use]
 pub(super) fn part_plugins(plugins: &Plugins) -> (Plugins, Plugins) {
-    let looks_at_frames = |config: &serde_json::Value| {
+    let counts_frames = |config: &serde_json::Value| {
         let key = config.get("key").and_then(serde_json::Value::as_str);
         key.is_some_and(|key| key.contains("frame_")) || config.get("rejected").is_some()
     };
-    let (frames, requests): (SmallVec<[_; 8]>, SmallVec<[_; 8]>) = plugins
-        .iter()
-        .map(|(name, plugin)| (name.clone(), plugin.clone()))
-        .partition(|(_, plugin)| looks_at_frames(&plugin.config));
-    (requests.into_iter().collect(), frames.into_iter().collect())
+    let (mut requests, mut frames) = (Plugins::new(), Plugins::new());
+    for (name, plugin) in plugins {
+        let is_module = is_module(name);
+        if is_module || counts_frames(&plugin.config) {
+            frames.insert(name.clone(), plugin.clone());
+        }
+        if is_module || !counts_frames(&plugin.config) {
+            requests.insert(name.clone(), plugin.clone());
+        }
+    }
+    (requests, frames)
+}
+
+fn is_module(name: &str) -> bool {
+    !BUILT_IN_PLUGINS.contains(&name)
+}
+
+/// Modules of a route that neither of its chains has.
+pub(super) fn idle_modules(plugins: &Plugins, chains: [&Chain; 2]) -> Vec<Problem> {
+    let is_used = |name: &str| chains.iter().any(|chain| chain.names().any(|own| own == name));
+    let modules = plugins.iter().filter(|(name, plugin)| is_module(name) && !plugin.meta.disable);
+    let idle = modules.filter(|(name, _)| !is_used(name));
+    let message = "has no effect here: the module looks at neither requests, responses nor frames";
+    idle.map(|(name, _)| problem(&format!("plugins.{name}"), message.to_owned(), None)).collect()
+}
+
+/// What keeps modules from being shown the texts of messages.
+pub(super) fn check_inspection(inspect: &[String], frames: &Chain) -> Result<(), Vec<Problem>> {
+    if inspect.is_empty() {
+        return Ok(());
+    }
+    let missing = inspect.iter().enumerate().filter(|(_, name)| !frames.names().any(|own| own == *name));
+    let mut problems: Vec<Problem> = missing
+        .map(|(index, name)| {
+            let message = "is no module among the plugins of this route".to_owned();
+            problem(&format!("protocol.conf.inspect[{index}]"), message, Some(name))
+        })
+        .collect();
+    if frames.transcoder().is_none() {
+        let message = "needs the plugin transcode, which finds the texts of messages".to_owned();
+        problems.push(problem("protocol.conf.inspect", message, None));
+    }
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
 /// What of a route touches its sessions when it changes.

@@ -12,7 +12,9 @@ use std::time::SystemTime;
 
 use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
-use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModuleSource, UpstreamSource, merge};
+use crate::filter::{
+    BuildContext, Chain, ChainKind, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
+};
 use crate::frame::FrameFormat;
 use crate::message::RouteLabels;
 use crate::net::tls::{Entry, Sessions};
@@ -21,7 +23,7 @@ use crate::plugin::{Gap, Modules};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
-use super::bridge::{Bridge, bridge_identity, part_plugins};
+use super::bridge::{Bridge, bridge_identity, check_inspection, idle_modules, part_plugins};
 use super::check::{build_format, route_match};
 use super::consumers::{self, Directory};
 use super::mentions::Mentions;
@@ -269,7 +271,7 @@ impl Builder {
         }
         let mut directory = std::mem::take(&mut self.directory);
         let outcomes = directory.update(store, dirty, &mut |key, plugins, before| {
-            self.chain(store, key, ChainKind::Consumer, plugins, &[], before)
+            self.chain(store, key, ChainKind::Consumer, plugins, NO_FRAMES, before)
         });
         let (table, doubles) = directory.table();
         self.directory = directory;
@@ -500,7 +502,7 @@ impl Builder {
         // All rules are one chain; it is known to dependency tracking by one key.
         let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
         let previous = Arc::clone(&self.current.global);
-        match self.chain(store, &owner, ChainKind::Global, &merged, &[], Some(&previous)) {
+        match self.chain(store, &owner, ChainKind::Global, &merged, NO_FRAMES, Some(&previous)) {
             Ok(chain) => self.current.global = Arc::new(chain),
             Err(problems) => {
                 self.note::<()>(&owner, Err(problems));
@@ -515,7 +517,7 @@ impl Builder {
         owner: &Key,
         kind: ChainKind,
         plugins: &Plugins,
-        frame_fields: &[&str],
+        (frame_fields, modules): (&[&str], ModulePlace<'_>),
         previous: Option<&Chain>,
     ) -> Result<Chain, Vec<Problem>> {
         // The frame side of a route comes second, and its filters name no upstream.
@@ -524,6 +526,7 @@ impl Builder {
         }
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
+        let place = modules;
         let modules = RefCell::new(&mut self.modules);
         let module = |source: ModuleSource<'_>| {
             let id = Id::new(source.name).map_err(|_| "unknown plugin".to_owned())?;
@@ -553,8 +556,15 @@ impl Builder {
             }
         };
         let groups = &self.groups;
-        let context =
-            BuildContext { kind, upstream: &upstream, module: &module, groups, https_port, frame_fields };
+        let context = BuildContext {
+            kind,
+            upstream: &upstream,
+            module: &module,
+            groups,
+            https_port,
+            frame_fields,
+            modules: place,
+        };
         if !plugins.values().any(|plugin| has_reference(&plugin.config)) {
             return Chain::build(plugins, &context, previous);
         }
@@ -622,7 +632,10 @@ impl Builder {
         let fields: Vec<&str> = tlv.format.field_names().collect();
         let previous = self.current.bridged.get(key.1.as_str()).cloned();
         let chain = previous.as_ref().map(|frames| &*frames.chain);
-        let chain = self.chain(store, key, ChainKind::Frames, plugins, &fields, chain)?;
+        let inspect = &protocol.conf.inspect;
+        let place = ModulePlace { is_shared: true, inspect };
+        let chain = self.chain(store, key, ChainKind::Frames, plugins, (&fields, place), chain)?;
+        check_inspection(inspect, &chain)?;
         let frames = StreamRoute {
             id: key.1.as_str().into(),
             labels: Some(Arc::clone(labels)),
@@ -673,7 +686,8 @@ impl Builder {
         let (plugins, frame_plugins) =
             if speaks_frames { part_plugins(&plugins) } else { (plugins, Plugins::new()) };
         let chain = previous.as_ref().map(|route| &*route.chain);
-        let chain = self.chain(store, key, ChainKind::Http, &plugins, &[], chain)?;
+        let place = ModulePlace { is_shared: speaks_frames, inspect: &[] };
+        let chain = self.chain(store, key, ChainKind::Http, &plugins, (&[], place), chain)?;
         let timeouts = timeouts(object.timeout.as_ref(), upstream.as_deref());
         let service_id = object.service_id.as_ref().map(|id| id.as_str().into());
         let metrics = self.metrics.route(observe::RouteLabels {
@@ -710,7 +724,12 @@ impl Builder {
                 }]);
             }
             Some(upstream) => {
-                Some(self.build_bridge(store, key, object, &frame_plugins, upstream, &labels)?)
+                let bridge = self.build_bridge(store, key, object, &frame_plugins, upstream, &labels)?;
+                let idle = idle_modules(&plugins, [&chain, &bridge.frames.chain]);
+                if !idle.is_empty() {
+                    return Err(idle);
+                }
+                Some(bridge)
             }
         };
         let route = Route {
@@ -806,7 +825,10 @@ impl Builder {
             StreamFlow::Tlv(settings) => (ChainKind::Frames, settings.format.field_names().collect()),
         };
         let chain = previous.as_ref().map(|route| &*route.chain);
-        let chain = self.chain(store, key, kind, &plugins, &fields, chain)?;
+        let inspect = object.protocol.as_ref().map_or(&[][..], |protocol| &protocol.conf.inspect);
+        let place = ModulePlace { is_shared: false, inspect };
+        let chain = self.chain(store, key, kind, &plugins, (&fields, place), chain)?;
+        check_inspection(inspect, &chain)?;
         let labels = RouteLabels {
             route_id: key.1.as_str().into(),
             route_name: object.name.as_deref().unwrap_or_default().into(),
@@ -879,6 +901,9 @@ impl Builder {
             .map_err(|message| vec![Problem { field: "protocol.conf".to_owned(), message, value: None }])
     }
 }
+
+/// What a chain without frames knows of them.
+const NO_FRAMES: (&[&str], ModulePlace<'_>) = (&[], ModulePlace { is_shared: false, inspect: &[] });
 
 /// The route's own times where it has them, else the upstream's.
 fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Timeouts {

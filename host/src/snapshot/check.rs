@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::config::objects::{self, Plugins};
 use crate::config::{Id, Object, Problem, Problems};
 use crate::filter::{
-    BuildContext, Chain, ChainKind, Groups, Proof, UpstreamSource, built_in_plugins, is_auth_plugin,
+    BuildContext, Chain, ChainKind, Groups, ModulePlace, Proof, UpstreamSource, built_in_plugins,
+    is_auth_plugin,
 };
 use crate::frame::{FormatSpec, FrameFormat};
 use crate::net::tls::{Entry, Sessions};
@@ -178,6 +179,7 @@ impl Checker {
             groups: &groups,
             https_port: 443,
             frame_fields,
+            modules: ModulePlace::default(),
         };
         let mut plugins = plugins.clone();
         // What a reference names is known when it is built for good.

@@ -44,6 +44,7 @@ pub struct Guest {
     version: String,
     phases: u8,
     body_max: u32,
+    frames_at: u32,
     truncates: bool,
     imports: Vec<&'static str>,
     functions: String,
@@ -86,6 +87,7 @@ impl Guest {
             version: version.to_owned(),
             phases: phases::REQUEST_HEAD,
             body_max: 64 << 10,
+            frames_at: 0,
             truncates: false,
             imports: Vec::new(),
             functions: String::new(),
@@ -108,6 +110,14 @@ impl Guest {
     #[must_use]
     pub fn body_max(mut self, bytes: u32, truncates: bool) -> Guest {
         (self.body_max, self.truncates) = (bytes, truncates);
+        self
+    }
+
+    /// Judges frames by the four bytes that lie there in their bodies, not by the
+    /// first.
+    #[must_use]
+    pub fn frames_at(mut self, offset: u32) -> Guest {
+        self.frames_at = offset;
         self
     }
 
@@ -227,6 +237,7 @@ impl Guest {
         let request = filter("request-filter", head, body);
         let response = if responds { filter("response-filter", response_head, body) } else { String::new() };
         let frames = if self.phases & phases::FRAMES != 0 { FRAMES } else { "" };
+        let frames = frames.replace("OFFSET", &self.frames_at.to_string());
         let (phases, max, cut) = (self.phases, self.body_max, u8::from(self.truncates));
         let word = |number: u32| {
             number.to_le_bytes().iter().fold(String::new(), |text, b| text + &format!("\\{b:02x}"))
@@ -298,7 +309,7 @@ const FRAMES: &str = r#"(func (export "sluice:plugin/frame-filter@0.1.0#on-frame
   (local.set $out (i32.const 8192))
   (block $done (loop $next
     (br_if $done (i32.ge_u (local.get $at) (local.get $count)))
-    (local.set $word (i32.load align=1
+    (local.set $word (i32.load offset=OFFSET align=1
       (i32.add (local.get $buffer) (i32.load offset=8 (local.get $frames)))))
     (i32.store (local.get $out) (i32.const 0))
     (i32.store offset=4 (local.get $out) (i32.const 4096))

@@ -170,6 +170,19 @@ impl Server {
         })
     }
 
+    /// One that answers every `im20` frame with an empty body, the command plus
+    /// one and the same sequence number.
+    pub fn frame_sink() -> Server {
+        Server::start(|mut connection| {
+            while let Some(frame) = connection.next_frame() {
+                let reply = Frame { command: frame.command + 1, body: bytes::Bytes::new(), ..frame };
+                if connection.stream.write_all(&reply.to_bytes()).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
     /// One that sends back every byte, and its end when the client has ended.
     pub fn byte_echo() -> Server {
         Server::start(|mut connection| {

@@ -145,6 +145,10 @@ pub struct TlvConf {
     /// client: the session is not moved to another node then.
     #[serde(deserialize_with = "units::code::list", skip_serializing_if = "Vec::is_empty")]
     pub farewell: Vec<u32>,
+    /// Modules among the route's plugins that are shown the texts of each message
+    /// a client sends, as the body of a request. Needs the plugin `transcode`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inspect: Vec<String>,
     /// How an answer is told from other frames. Default `next`.
     pub replies: StreamReplies,
     /// The command of a heartbeat. None is known when not said.
@@ -250,6 +254,7 @@ impl Default for TlvConf {
             login: Vec::new(),
             one_way: Vec::new(),
             farewell: Vec::new(),
+            inspect: Vec::new(),
             replies: StreamReplies::default(),
             heartbeat: None,
             heartbeat_mode: HeartbeatMode::default(),
@@ -358,6 +363,11 @@ impl TlvConf {
             } else {
                 super::validate_unique(field, commands, problems);
             }
+        }
+        if self.inspect.len() > super::PLUGINS_MAX {
+            problems.add("inspect", self.inspect.len(), "must be at most 64 modules");
+        } else {
+            super::validate_unique("inspect", &self.inspect, problems);
         }
         if let Some(time) = self.idle_timeout {
             validate_positive("idle_timeout", time, problems);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::filter::build::{Groups, UpstreamSource, merge};
+use crate::filter::build::{Groups, ModulePlace, UpstreamSource, merge};
 use crate::message::FrameRole;
 use crate::route::testing::{Request, client};
 use crate::upstream::{Environment, Options, References, Upstream};
@@ -46,6 +46,7 @@ impl Bench {
             groups: &self.groups,
             https_port: 8443,
             frame_fields: &["flag", "to"],
+            modules: ModulePlace::default(),
         };
         let shown = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect();
         Chain::build(&plugins, &context, previous).map_err(shown)
@@ -748,7 +749,10 @@ fn frames_are_limited_by_their_fields() {
     let limit = |rejected: &str| json!({"limit-req": {"rate": 10, "burst": 1, "key": "frame_from", "rejected": rejected}});
     let wait = FrameVerdict::Delay(Duration::from_millis(100));
     for (rejected, last) in [
-        ("error_frame", FrameVerdict::Reject("rate_limited")),
+        (
+            "error_frame",
+            FrameVerdict::Reject { code: "rate_limited", retry_after: Some(Duration::from_millis(100)) },
+        ),
         ("drop", FrameVerdict::Drop("rate_limited")),
         ("close", FrameVerdict::Close("rate_limited")),
         ("delay", FrameVerdict::Delay(Duration::from_millis(200))),

@@ -84,7 +84,7 @@ impl<'a> FrameBatch<'a> {
     }
 }
 
-type Decided = (FrameVerdict, Option<Box<FilterNote>>);
+pub(super) type Decided = (FrameVerdict, Option<Box<FilterNote>>);
 
 impl ModuleFilter {
     /// Shows it the frames that have not met another fate yet.
@@ -152,11 +152,12 @@ impl ModuleFilter {
         }
         for at in places {
             let note = self.frame_note("error", error.code(), "");
-            verdicts[*at] = (FrameVerdict::Reject(error.code()), Some(Box::new(note)));
+            verdicts[*at] =
+                (FrameVerdict::Reject { code: error.code(), retry_after: None }, Some(Box::new(note)));
         }
     }
 
-    fn frame_note(&self, verdict: &'static str, reason: &'static str, rule: &str) -> FilterNote {
+    pub(super) fn frame_note(&self, verdict: &'static str, reason: &'static str, rule: &str) -> FilterNote {
         FilterNote {
             plugin: Word::Shared(Arc::clone(self.plugin.name())),
             version: Some(Arc::clone(self.plugin.version())),

@@ -105,9 +105,9 @@ impl Refusal {
     }
 
     /// The verdict on a frame over the limit.
-    pub(super) fn frame(&self, reason: &'static str) -> FrameVerdict {
+    pub(super) fn frame(&self, reason: &'static str, retry_after: Duration) -> FrameVerdict {
         match self.on_frame {
-            OnReject::ErrorFrame => FrameVerdict::Reject(reason),
+            OnReject::ErrorFrame => FrameVerdict::Reject { code: reason, retry_after: Some(retry_after) },
             OnReject::Drop => FrameVerdict::Drop(reason),
             OnReject::Close | OnReject::Delay => FrameVerdict::Close(reason),
         }
@@ -279,8 +279,8 @@ impl LimitCount {
     pub(super) fn frame(&self, subject: &Subject<'_>, now: Instant) -> FrameVerdict {
         for (index, rule) in self.rules.iter().enumerate() {
             let Some((key, Some(limits))) = rule.prepare(index, subject) else { continue };
-            if self.counters.incoming(&key, limits, now).is_err() {
-                return self.refusal.frame("quota_exceeded");
+            if let Err(rejected) = self.counters.incoming(&key, limits, now) {
+                return self.refusal.frame("quota_exceeded", rejected.retry_after);
             }
         }
         FrameVerdict::Pass

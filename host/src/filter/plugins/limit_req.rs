@@ -112,7 +112,7 @@ impl LimitReq {
                 FrameVerdict::Delay(wait)
             }
             Ok(_) => FrameVerdict::Pass,
-            Err(_) => self.refusal.frame("rate_limited"),
+            Err(rejected) => self.refusal.frame("rate_limited", rejected.retry_after),
         }
     }
 }

@@ -8,22 +8,24 @@ use std::time::{Duration, Instant as Clock};
 
 use tokio::time::Instant;
 
-use crate::filter::{FrameContext, FrameVerdict, LocalResponse};
+use crate::filter::{FilterNote, FrameBatch, FrameContext, FrameVerdict, LocalResponse, Word};
+use crate::frame::{Frame, FrameDecoder, Piece};
 use crate::message::{Downstream, Outgoing, TranscodeProblem};
 use crate::net::LazyTimer;
 use crate::observe::ReasonFamily;
 use crate::proxy::error::{ProxyError, refusal};
 use crate::proxy::http::{Passed, answer, local_bounds};
 use crate::proxy::journey::Journey;
-use crate::proxy::tlv::Header;
+use crate::proxy::tlv::{Header, next_connection};
 use crate::proxy::transfer;
-use crate::snapshot::LoginText;
+use crate::snapshot::{LoginText, TlvSettings};
 use crate::upstream::{NoLine, Target, Tried};
 
 use super::Way;
 use super::line::{Opening, run};
 use super::mux::{Answer, Asked, Line, Lost, NotTaken, Ticket};
 use super::translate::{ErrorFrame, encode_frame};
+use super::websocket::client_of;
 
 /// The time a request has where the route sets none.
 const REQUEST_TIME: Duration = Duration::from_secs(60);
@@ -46,17 +48,21 @@ pub(super) async fn exchange<D: Downstream>(
         }
     };
     let (head, client) = (&journey.exchange.request, journey.exchange.client_ip);
-    let outgoing = transcoder.encode_request(head, client, &body, caller).map_err(ProxyError::Transcode)?;
+    let mut outgoing =
+        transcoder.encode_request(head, client, &body, caller).map_err(ProxyError::Transcode)?;
     drop(body);
     let deadline = Instant::now() + time_of(&way);
-    if let Some(refused) = Box::pin(filter(journey, &way, &outgoing, caller)).await? {
-        return answer(journey, way.filters, way.edge, down, timer, refused).await.map(|()| Passed::Answered);
-    }
-    let began = Clock::now();
-    journey.forwarded = Some(began);
-    let reply = ask(journey, &way, &outgoing, caller, Waiting { down, timer, deadline }).await?;
-    journey.header = Some(began.elapsed());
-    let response = respond(journey, &way, &outgoing, reply)?;
+    let response = match Box::pin(filter(journey, &way, &mut outgoing, caller, deadline)).await? {
+        Filtered::Answered(response) => response,
+        Filtered::Replied(reply) => respond(journey, &way, &outgoing, reply)?,
+        Filtered::Passed => {
+            let began = Clock::now();
+            journey.forwarded = Some(began);
+            let reply = ask(journey, &way, &outgoing, caller, Waiting { down, timer, deadline }).await?;
+            journey.header = Some(began.elapsed());
+            respond(journey, &way, &outgoing, reply)?
+        }
+    };
     answer(journey, way.filters, way.edge, down, timer, response).await.map(|()| Passed::Answered)
 }
 
@@ -67,41 +73,109 @@ fn time_of(way: &Way<'_>) -> Duration {
     timeouts.total.into_iter().chain(read).min().unwrap_or(REQUEST_TIME)
 }
 
-/// Asks the filters that look at frames; a refusal is answered as they say.
+/// What the filters that look at frames made of a request.
+enum Filtered {
+    /// It goes on.
+    Passed,
+    /// It is answered here.
+    Answered(LocalResponse),
+    /// A module answered it in the upstream's place.
+    Replied(Answer),
+}
+
+/// Asks the filters that look at frames, as a session would for a message.
 async fn filter(
-    journey: &Journey,
+    journey: &mut Journey,
     way: &Way<'_>,
-    outgoing: &Outgoing,
+    outgoing: &mut Outgoing,
     caller: Option<u64>,
-) -> Result<Option<LocalResponse>, ProxyError> {
+    deadline: Instant,
+) -> Result<Filtered, ProxyError> {
     let frames = &way.bridge.frames;
     if !frames.chain.sees_frames() {
-        return Ok(None);
+        return Ok(Filtered::Passed);
     }
     let tlv = &way.bridge.tlv;
     let mut bytes = Vec::new();
     encode_frame(tlv, &mut bytes, outgoing.command, 0, caller, &outgoing.body)
         .map_err(ProxyError::Transcode)?;
-    let header = Header { format: &tlv.format, head: &bytes };
-    let context = FrameContext {
-        client: &journey.exchange.client,
-        labels: frames.labels.as_deref(),
-        frame: &header,
-        now: Clock::now(),
-    };
-    let code = match frames.chain.on_frame(&context) {
-        FrameVerdict::Pass => return Ok(None),
-        FrameVerdict::Delay(time) => {
-            tokio::time::sleep(time).await;
-            return Ok(None);
+    let client = client_of(journey);
+    let (mut verdict, mut note) = (FrameVerdict::Pass, None);
+    if frames.chain.sees_batches() {
+        let (format, decoder) = (&tlv.format, FrameDecoder::default());
+        let mut batch = FrameBatch::of(next_connection(), &client, format, decoder, &bytes);
+        if let Some(ruled) = frames.chain.on_batch(&mut batch).pop() {
+            (verdict, note) = ruled;
         }
-        FrameVerdict::Drop(code) | FrameVerdict::Reject(code) | FrameVerdict::Close(code) => code,
-        FrameVerdict::Reply(_) => "filtered",
-        FrameVerdict::Rewrite(_) => "rewritten_request",
+    }
+    journey.exchange.notes.extend(note.map(|note| *note));
+    if let FrameVerdict::Rewrite(frame) = &verdict {
+        let frame = whole_frame(tlv, frame).ok_or(ProxyError::Refused("rewritten_request"))?;
+        (outgoing.body, verdict) = (frame.body().to_vec(), FrameVerdict::Pass);
+    }
+    if verdict == FrameVerdict::Pass {
+        let header = Header { format: &tlv.format, head: &bytes };
+        let labels = frames.labels.as_deref();
+        let context = FrameContext { client: &client, labels, frame: &header, now: Clock::now() };
+        let (judged, plugin) = frames.chain.judge_frame(&context);
+        if let Some((word, code)) = word_of(&judged) {
+            journey.exchange.notes.push(FilterNote::of(&Word::Fixed(plugin), word, code));
+        }
+        verdict = judged;
+    }
+    let (code, retry_after) = match verdict {
+        FrameVerdict::Pass | FrameVerdict::Rewrite(_) => return Ok(Filtered::Passed),
+        FrameVerdict::Delay(time) => {
+            tokio::time::sleep_until(deadline.min(Instant::now() + time)).await;
+            return Ok(Filtered::Passed);
+        }
+        FrameVerdict::Reply(frames) => {
+            let frame = whole_frame(tlv, &frames).ok_or(ProxyError::Refused("module_reply"))?;
+            let command = tlv.format.command().map_or(0, |field| field.read(frame.head()));
+            let command = u32::try_from(command).unwrap_or(u32::MAX);
+            return Ok(Filtered::Replied(Answer { command, body: frame.body().to_vec() }));
+        }
+        FrameVerdict::Reject { code, retry_after } => (code, retry_after),
+        FrameVerdict::Drop(code) | FrameVerdict::Close(code) => (code, None),
     };
-    let status = if code == "rate_limited" { 429 } else { 403 };
-    let id = journey.exchange.request_id.get();
-    Ok(Some(refusal(status, code, "refused by a filter of this route", id)))
+    Ok(Filtered::Answered(filter_refusal(journey, code, retry_after)))
+}
+
+/// What a verdict is called in the log; nothing for one that lets pass.
+fn word_of(verdict: &FrameVerdict) -> Option<(&'static str, &'static str)> {
+    match verdict {
+        FrameVerdict::Pass => None,
+        FrameVerdict::Delay(_) => Some(("delay", "")),
+        FrameVerdict::Rewrite(_) => Some(("rewrite", "")),
+        FrameVerdict::Reply(_) => Some(("reply", "")),
+        FrameVerdict::Drop(code) => Some(("drop", code)),
+        FrameVerdict::Reject { code, .. } => Some(("deny", code)),
+        FrameVerdict::Close(code) => Some(("close", code)),
+    }
+}
+
+/// The first of whole frames.
+fn whole_frame<'a>(tlv: &TlvSettings, bytes: &'a [u8]) -> Option<Frame<'a>> {
+    match FrameDecoder::default().next(&tlv.format, bytes, usize::MAX) {
+        Ok(Piece::Frame(frame)) => Some(frame),
+        _ => None,
+    }
+}
+
+/// A filter's refusal over HTTP. What a filter drops or closes a connection for
+/// is refused here: a request wants an answer.
+fn filter_refusal(journey: &Journey, code: &'static str, retry_after: Option<Duration>) -> LocalResponse {
+    let (status, message) = match code {
+        "rate_limited" | "quota_exceeded" => (429, "limit reached"),
+        "module_deny" | "module_drop" | "module_close" => (403, "refused by a filter of this route"),
+        _ => (503, "a filter of this route failed"),
+    };
+    let mut response = refusal(status, code, message, journey.exchange.request_id.get());
+    if let Some(time) = retry_after {
+        let seconds = time.as_millis().div_ceil(1000).max(1);
+        response.head.fields.set(b"Retry-After", itoa::Buffer::new().format(seconds).as_bytes());
+    }
+    response
 }
 
 /// What waiting for a reply needs of the client's side.

@@ -17,7 +17,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::testing::Double;
 use crate::config::objects;
-use crate::filter::{BuildContext, Chain, ChainKind, Groups};
+use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModulePlace};
 use crate::frame::{FrameDecoder, FrameFormat, Piece};
 use crate::message::{Client, RouteLabels};
 use crate::net::{Accepted, Counters, Drain, Listener, Stream};
@@ -50,6 +50,7 @@ fn frame_chain(plugins: &Value) -> Chain {
         groups: &Groups::default(),
         https_port: 443,
         frame_fields: &fields,
+        modules: ModulePlace::default(),
     };
     Chain::build(&plugins, &context, None).unwrap()
 }

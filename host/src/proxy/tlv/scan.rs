@@ -15,6 +15,9 @@ use crate::message::{FrameFields, FrameRole};
 use crate::observe::{BlockedRecord, VerdictRecord};
 use crate::snapshot::TlvSettings;
 
+/// The number of an error frame that says that this may not be said.
+const FORBIDDEN: u32 = 5;
+
 /// What looking at the waiting bytes came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Scanned {
@@ -255,9 +258,13 @@ impl<H: Host, D: Down> Session<H, D> {
                 self.log_blocked(&held, "drop", code);
                 self.throw_away(&held);
             }
-            FrameVerdict::Reject(code) => {
+            FrameVerdict::Reject { code, retry_after } => {
                 self.log_blocked(&held, "reply", code);
-                self.notice_error(CloseReason::Filter(code).number(), code, Some(held.facts));
+                let number = match code {
+                    "module_deny" => FORBIDDEN,
+                    _ => CloseReason::Filter(code).number(),
+                };
+                self.notice_refusal(number, code, held.facts, retry_after);
                 self.throw_away(&held);
             }
             FrameVerdict::Reply(frames) => {

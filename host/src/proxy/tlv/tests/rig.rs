@@ -14,7 +14,7 @@ use tokio::runtime::LocalRuntime;
 use tokio::time::{Instant, timeout};
 
 use crate::config::objects::{self, Limits, OnChange, TlvConf};
-use crate::filter::{BuildContext, Chain, ChainKind, Groups};
+use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModulePlace};
 use crate::frame::{FrameDecoder, FrameFormat, Piece};
 use crate::message::Client;
 use crate::net::{Accepted, BufferPool, Drain, Listener, Stream, Tasks};
@@ -148,6 +148,7 @@ impl Rig {
             groups: &Groups::default(),
             https_port: 443,
             frame_fields: &format.field_names().collect::<Vec<_>>(),
+            modules: ModulePlace::default(),
         };
         let chain = Chain::build(&plugins, &context, None).unwrap();
         Self::with_route(route(conf, chain, OnChange::Keep, 1)).await
