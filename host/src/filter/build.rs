@@ -52,8 +52,19 @@ pub struct ModuleSource<'a> {
     pub config: &'a Value,
 }
 
-/// Finds a module, or says why there is none; `None` where it is not looked at.
-pub type FindModule<'a> = dyn Fn(ModuleSource<'_>) -> Result<Option<Arc<Plugin>>, String> + 'a;
+/// What stands in a chain where a module is named.
+#[derive(Debug, Clone)]
+pub enum FoundModule {
+    /// The module, ready to be called.
+    Ready(Arc<Plugin>),
+    /// Nothing: the chain is only checked, or the module may fail open.
+    LeftOut,
+    /// A refusal of every exchange: the module fails closed and cannot be had.
+    Missing,
+}
+
+/// Finds a module, or says why the chain cannot be built.
+pub type FindModule<'a> = dyn Fn(ModuleSource<'_>) -> Result<FoundModule, String> + 'a;
 
 /// What building a chain takes from around it.
 #[derive(Clone, Copy)]
@@ -62,8 +73,7 @@ pub struct BuildContext<'a> {
     pub kind: ChainKind,
     /// Finds or builds an upstream; the error is a sentence without the id.
     pub upstream: &'a dyn Fn(UpstreamSource<'_>) -> Result<Arc<Upstream>, String>,
-    /// Finds a module with what a chain says about it, ready to be called; `None`
-    /// leaves it out, where a chain is only checked.
+    /// Finds a module with what a chain says about it.
     pub module: &'a FindModule<'a>,
     /// Counters that routes share.
     pub groups: &'a Groups,

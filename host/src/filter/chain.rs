@@ -17,9 +17,9 @@ use crate::message::{
 use crate::plugin::edge::Function;
 use crate::route::Expression;
 
-use super::build::{BuildContext, ChainKind, FieldError, ModuleSource};
+use super::build::{BuildContext, ChainKind, FieldError, FoundModule, ModuleSource};
 use super::exchange::{ConnectionScope, Exchange, FilterNote, Word};
-use super::module::{FrameBatch, ModuleFilter, Seat, Transformed};
+use super::module::{FrameBatch, MissingModule, ModuleFilter, Seat, Transformed};
 use super::plugins::{self, Filter, Phase};
 use super::verdict::{
     BodyAction, BodyInterest, ConnectionVerdict, FrameVerdict, LocalResponse, Longer, Rewritten, Verdict,
@@ -500,8 +500,8 @@ fn build_link(
         let kind = plugins::kind(name, context.kind)?;
         (kind.build(&plugin.config, context, previous)?, Word::Fixed(kind.name()), kind.priority())
     } else {
-        let Some(module) = build_module(name, &plugin.config, context)? else { return Ok(None) };
-        (Filter::Module(Box::new(module)), Word::Shared(name.into()), plugins::MODULE_PRIORITY)
+        let Some(filter) = build_module(name, &plugin.config, context)? else { return Ok(None) };
+        (filter, Word::Shared(name.into()), plugins::MODULE_PRIORITY)
     };
     let meta = &plugin.meta;
     let stage = match context.kind {
@@ -532,13 +532,16 @@ fn build_module(
     name: &str,
     config: &serde_json::Value,
     context: &BuildContext<'_>,
-) -> Result<Option<ModuleFilter>, FieldError> {
+) -> Result<Option<Filter>, FieldError> {
     if context.kind == ChainKind::Stream {
         return Err(FieldError::new("", "has no effect on stream routes without frames"));
     }
     let found = (context.module)(ModuleSource { name, config });
-    let Some(plugin) = found.map_err(|message| FieldError::new("", message))? else { return Ok(None) };
-    let mut module = ModuleFilter::new(plugin);
+    let mut module = match found.map_err(|message| FieldError::new("", message))? {
+        FoundModule::Ready(plugin) => ModuleFilter::new(plugin),
+        FoundModule::LeftOut => return Ok(None),
+        FoundModule::Missing => return Ok(Some(Filter::Missing(MissingModule))),
+    };
     let inspect = context.modules.inspect;
     if context.kind == ChainKind::Frames && inspect.iter().any(|own| own == name) {
         module = module.inspecting().map_err(|why| FieldError::new("", why))?;
@@ -564,7 +567,7 @@ fn build_module(
             format_args!("has no effect here: the module does not look at {at}"),
         ));
     }
-    Ok(Some(module))
+    Ok(Some(Filter::Module(Box::new(module))))
 }
 
 /// How much of a request's body a chain's filters want, together.

@@ -17,7 +17,8 @@ mod plugins;
 mod verdict;
 
 pub use build::{
-    BuildContext, ChainKind, FindModule, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
+    BuildContext, ChainKind, FindModule, FoundModule, Groups, ModulePlace, ModuleSource, UpstreamSource,
+    merge,
 };
 pub use chain::{Chain, Filters, FrameContext};
 pub use consumers::{Consumer, Consumers, Grant, Proof, is_auth_plugin};

@@ -40,6 +40,19 @@ pub(super) struct ModuleFilter {
     inspects: bool,
 }
 
+/// Stands where a module belongs that fails closed and cannot be had: what would
+/// have met it is refused.
+#[derive(Debug)]
+pub(super) struct MissingModule;
+
+impl MissingModule {
+    pub(super) fn request(&self, exchange: &Exchange) -> Step {
+        let message = "a filter that every request must pass is not available";
+        let response = LocalResponse::error(503, "module_missing", message, exchange.request_id.get());
+        Step::Respond(Box::new(response))
+    }
+}
+
 /// The phases a module wants, as plain answers.
 #[derive(Debug, Clone, Copy)]
 struct Wants {

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
 use crate::filter::{
-    BuildContext, Chain, ChainKind, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
+    BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
 };
 use crate::frame::FrameFormat;
 use crate::message::RouteLabels;
@@ -46,6 +46,27 @@ pub struct Builder {
     /// Consumers and credentials that show what others do.
     doubles: BTreeSet<Key>,
     failed: BTreeMap<Key, Failure>,
+    global: GlobalChain,
+}
+
+/// What the chain of the global rules is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GlobalChain {
+    /// Nothing was in force before it: where a module that fails closed is
+    /// missing, requests are refused.
+    Unproven,
+    /// It was whole once: that stays when the next one cannot be built.
+    Proven,
+}
+
+/// What becomes of a chain whose module cannot be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gaps {
+    /// It is not built.
+    AreFaults,
+    /// It is built without it, and refuses what would have met it unless the
+    /// module may fail open.
+    AreClosed,
 }
 
 /// What is said of a module that is on its way.
@@ -105,6 +126,7 @@ impl Builder {
             directory: Directory::default(),
             doubles: BTreeSet::new(),
             failed: BTreeMap::new(),
+            global: GlobalChain::Unproven,
         }
     }
 
@@ -244,6 +266,10 @@ impl Builder {
     ) -> Built {
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
             self.global_rules(store);
+        }
+        if self.current.revision == 0 && !has_global_rules(store) {
+            // It began without rules: one that comes later and is no good changes nothing.
+            self.global = GlobalChain::Proven;
         }
         let rebuilt = dirty.len();
         for key in dirty {
@@ -503,9 +529,28 @@ impl Builder {
         let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
         let previous = Arc::clone(&self.current.global);
         match self.chain(store, &owner, ChainKind::Global, &merged, NO_FRAMES, Some(&previous)) {
-            Ok(chain) => self.current.global = Arc::new(chain),
+            Ok(chain) => {
+                self.global = GlobalChain::Proven;
+                self.current.global = Arc::new(chain);
+            }
             Err(problems) => {
                 self.note::<()>(&owner, Err(problems));
+                if self.global == GlobalChain::Proven {
+                    return;
+                }
+                let kind = ChainKind::Global;
+                let closed = self.chain_with(
+                    store,
+                    &owner,
+                    kind,
+                    &merged,
+                    NO_FRAMES,
+                    Some(&previous),
+                    Gaps::AreClosed,
+                );
+                if let Ok(chain) = closed {
+                    self.current.global = Arc::new(chain);
+                }
             }
         }
     }
@@ -517,8 +562,22 @@ impl Builder {
         owner: &Key,
         kind: ChainKind,
         plugins: &Plugins,
+        frames: (&[&str], ModulePlace<'_>),
+        previous: Option<&Chain>,
+    ) -> Result<Chain, Vec<Problem>> {
+        self.chain_with(store, owner, kind, plugins, frames, previous, Gaps::AreFaults)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "it is `chain`, with what one of its callers adds")]
+    fn chain_with(
+        &mut self,
+        store: &Store,
+        owner: &Key,
+        kind: ChainKind,
+        plugins: &Plugins,
         (frame_fields, modules): (&[&str], ModulePlace<'_>),
         previous: Option<&Chain>,
+        gaps: Gaps,
     ) -> Result<Chain, Vec<Problem>> {
         // The frame side of a route comes second, and its filters name no upstream.
         if !(kind == ChainKind::Frames && owner.0 == Kind::Routes) {
@@ -533,10 +592,15 @@ impl Builder {
             let Some(Object::Module(object)) = store.live(Kind::Modules, &id) else {
                 return Err(format!("modules/{id} does not exist"));
             };
-            modules.borrow_mut().find(object, source.config).map(Some).map_err(|gap| match gap {
-                Gap::Preparing => format!("modules/{id} {PREPARING}"),
-                Gap::Refused(why) => format!("modules/{id} {why}"),
-            })
+            match (modules.borrow_mut().find(object, source.config), gaps) {
+                (Ok(plugin), _) => Ok(FoundModule::Ready(plugin)),
+                (Err(_), Gaps::AreClosed) if object.on_failure == objects::ModuleFailure::Open => {
+                    Ok(FoundModule::LeftOut)
+                }
+                (Err(_), Gaps::AreClosed) => Ok(FoundModule::Missing),
+                (Err(Gap::Preparing), Gaps::AreFaults) => Err(format!("modules/{id} {PREPARING}")),
+                (Err(Gap::Refused(why)), Gaps::AreFaults) => Err(format!("modules/{id} {why}")),
+            }
         };
         let found = RefCell::new((&mut self.upstreams, &mut self.mentions));
         let upstream = |source: UpstreamSource<'_>| {
@@ -912,6 +976,10 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
         (None, Some(upstream)) => upstream.timeouts,
         (None, None) => Timeouts::of(&objects::Timeout::default()),
     }
+}
+
+fn has_global_rules(store: &Store) -> bool {
+    store.live_of(Kind::GlobalRules).next().is_some()
 }
 
 /// Plugins that name a proto get its content beside its id, as

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::config::objects::{self, Plugins};
 use crate::config::{Id, Object, Problem, Problems};
 use crate::filter::{
-    BuildContext, Chain, ChainKind, Groups, ModulePlace, Proof, UpstreamSource, built_in_plugins,
-    is_auth_plugin,
+    BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace, Proof, UpstreamSource,
+    built_in_plugins, is_auth_plugin,
 };
 use crate::frame::{FormatSpec, FrameFormat};
 use crate::net::tls::{Entry, Sessions};
@@ -175,7 +175,7 @@ impl Checker {
         let context = BuildContext {
             kind,
             upstream: &upstream,
-            module: &|_| Ok(None),
+            module: &|_| Ok(FoundModule::LeftOut),
             groups: &groups,
             https_port: 443,
             frame_fields,

@@ -35,7 +35,7 @@ use crate::message::{ResponseHead, Subject, UpstreamView};
 use super::build::{BuildContext, Built, ChainKind, FieldError};
 use super::chain::{Chain, Step};
 use super::exchange::{ConnectionScope, Exchange};
-use super::module::ModuleFilter;
+use super::module::{MissingModule, ModuleFilter};
 use super::verdict::{BodyAction, ConnectionVerdict, FrameVerdict};
 
 /// When a filter runs.
@@ -59,6 +59,7 @@ macro_rules! plugins {
         pub(super) enum Filter {
             $($variant(Box<$module::$type>),)*
             Module(Box<ModuleFilter>),
+            Missing(MissingModule),
         }
 
         const KINDS: &[Kind] = &[$(Kind::$variant,)*];
@@ -97,6 +98,7 @@ macro_rules! plugins {
                 match self {
                     $(Self::$variant(_) => Kind::$variant.phases(),)*
                     Self::Module(own) => own.phases(),
+                    Self::Missing(_) => &[Phase::Access],
                 }
             }
         }
@@ -185,6 +187,7 @@ impl Filter {
             Self::LimitReq(own) => own.request(exchange),
             Self::TrafficSplit(own) => own.request(exchange),
             Self::Redirect(own) => own.request(exchange),
+            Self::Missing(own) => own.request(exchange),
             Self::ResponseRewrite(_) | Self::Module(_) => Step::Next,
         }
     }

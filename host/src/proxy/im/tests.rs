@@ -17,7 +17,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::testing::Double;
 use crate::config::objects;
-use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModulePlace};
+use crate::filter::{BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace};
 use crate::frame::{FrameDecoder, FrameFormat, Piece};
 use crate::message::{Client, RouteLabels};
 use crate::net::{Accepted, Counters, Drain, Listener, Stream};
@@ -46,7 +46,7 @@ fn frame_chain(plugins: &Value) -> Chain {
     let context = BuildContext {
         kind: ChainKind::Frames,
         upstream: &|_| Err("none".to_owned()),
-        module: &|_| Ok(None),
+        module: &|_| Ok(FoundModule::LeftOut),
         groups: &Groups::default(),
         https_port: 443,
         frame_fields: &fields,

@@ -14,7 +14,7 @@ use tokio::runtime::LocalRuntime;
 use tokio::time::{Instant, timeout};
 
 use crate::config::objects::{self, Limits, OnChange, TlvConf};
-use crate::filter::{BuildContext, Chain, ChainKind, Groups, ModulePlace};
+use crate::filter::{BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace};
 use crate::frame::{FrameDecoder, FrameFormat, Piece};
 use crate::message::Client;
 use crate::net::{Accepted, BufferPool, Drain, Listener, Stream, Tasks};
@@ -142,7 +142,7 @@ impl Rig {
         let plugins = serde_json::from_value(plugins).unwrap();
         let format = FrameFormat::im20();
         let context = BuildContext {
-            module: &|_| Ok(None),
+            module: &|_| Ok(FoundModule::LeftOut),
             kind: ChainKind::Frames,
             upstream: &|_| Err("none here".to_owned()),
             groups: &Groups::default(),
