@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::module::Plugin;
 use super::registry::Running;
@@ -41,12 +40,6 @@ impl Collect for ModuleCollector {
             sum.calls += plugin.stats().calls();
             for (own, more) in sum.failures.iter_mut().zip(plugin.stats().failures()) {
                 *own += more;
-            }
-            if let Some(function) = plugin.function() {
-                let counts = function.counts();
-                sum.calls += counts.calls.load(Relaxed);
-                sum.failures[0] += counts.traps.load(Relaxed);
-                sum.failures[1] += counts.deadlines.load(Relaxed);
             }
             sum.instances += plugin.instances() as u64;
             sum.open += u64::from(plugin.is_broken());

@@ -93,4 +93,16 @@ impl CallError {
             Self::BreakerOpen => "module_breaker",
         }
     }
+
+    /// The status a client gets when this happens to the function that was to
+    /// answer it.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::Trap(_) | Self::Memory(_) | Self::Waits => 500,
+            Self::Garbage(_) => 502,
+            Self::Busy | Self::BreakerOpen => 503,
+            Self::Deadline => 504,
+        }
+    }
 }

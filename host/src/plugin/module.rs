@@ -19,14 +19,13 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 
 use super::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict, Interest, Phases};
-use super::breaker::Breaker;
 use super::component::{Component, Interface, Made};
 use super::edge::{Function, Spec};
 use super::host::{Lines, Note, Owner, Services};
 use super::instance::{Config, Live, Side};
 use super::limits::Limits;
 use super::slots::{Slot, Slots};
-use super::stats::Stats;
+use super::stats::{Health, Stats};
 use super::{CallError, LoadError};
 
 /// The most of a body a module may ask for, in bytes.
@@ -114,8 +113,7 @@ pub struct Plugin {
     slots: Slots,
     /// Instances of exchanges of their own.
     alone: Arc<AtomicUsize>,
-    breaker: Breaker,
-    stats: Stats,
+    health: Arc<Health>,
     is_quick: bool,
     wanted: Arc<Notify>,
     since: std::time::SystemTime,
@@ -195,10 +193,11 @@ impl Plugin {
             services: Arc::clone(services),
             lines: Lines::new(),
         });
+        let health = Arc::new(Health::new(Arc::clone(&owner.module), Arc::clone(&settings.version)));
         if let Made::Function(code) = &component.made {
             let spec = Spec::new(Arc::clone(&owner), config, settings.mode);
             let (edge, _) = component.engine().edge()?;
-            let opening = Function::open(edge, code, &spec, settings.slots);
+            let opening = Function::open(edge, code, &spec, Arc::clone(&health), settings.slots);
             let function = on_a_runtime(opening)?;
             return Ok(Arc::new(Self {
                 component: Arc::clone(component),
@@ -209,8 +208,7 @@ impl Plugin {
                 function: Some(function),
                 slots: Slots::new(0),
                 alone: Arc::default(),
-                breaker: Breaker::default(),
-                stats: Stats::default(),
+                health,
                 is_quick: true,
                 wanted: Arc::default(),
                 since: std::time::SystemTime::now(),
@@ -240,8 +238,7 @@ impl Plugin {
             function: None,
             slots: Slots::new(slots),
             alone: Arc::default(),
-            breaker: Breaker::default(),
-            stats: Stats::default(),
+            health,
             is_quick,
             wanted: Arc::default(),
             since: std::time::SystemTime::now(),
@@ -303,7 +300,7 @@ impl Plugin {
     /// What has been counted of its calls.
     #[must_use]
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        &self.health.stats
     }
 
     /// Instances it has.
@@ -323,7 +320,7 @@ impl Plugin {
     /// Whether it is not called for a while.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.breaker.is_open()
+        self.health.is_broken()
     }
 
     /// Since when it has been ready.
@@ -412,7 +409,7 @@ impl Plugin {
     /// Counts a verdict that was refused after the call: the instance is kept,
     /// since it kept the rules of its interface.
     pub fn note_garbage(&self) {
-        self.note_failure(&CallError::Garbage(String::new()));
+        self.health.failed(&CallError::Garbage("a verdict that is not allowed".to_owned()));
     }
 
     /// One call on an instance: the exchange's own, or any.
@@ -421,10 +418,9 @@ impl Plugin {
         visit: &mut Visit,
         act: impl AsyncFnOnce(&mut Live, u64) -> Result<T, CallError>,
     ) -> Told<T> {
-        if !self.breaker.admits() {
-            return (Err(CallError::BreakerOpen), Vec::new());
+        if let Err(error) = self.health.begin() {
+            return (Err(error), Vec::new());
         }
-        self.stats.count_call();
         if visit.exchange == 0 {
             visit.exchange = self.owner.services.next_exchange();
         }
@@ -433,20 +429,10 @@ impl Plugin {
             Mode::Fresh => self.call_alone(visit, act).await,
         };
         match &outcome {
-            Ok(_) => self.breaker.succeeded(),
-            Err(error) => self.note_failure(error),
+            Ok(_) => self.health.succeeded(),
+            Err(error) => self.health.failed(error),
         }
         (outcome, notes)
-    }
-
-    fn note_failure(&self, error: &CallError) {
-        self.stats.count_failure(error);
-        if self.breaker.failed(self.stats.calls()) {
-            tracing::warn!(module = %self.owner.module, version = %self.version, %error,
-                "a module failed too often and is not called for a while");
-        } else if self.stats.is_worth_a_line() {
-            tracing::warn!(module = %self.owner.module, version = %self.version, %error, "a call of a module failed");
-        }
     }
 
     async fn call_shared<T>(

@@ -1,15 +1,64 @@
-//! What is counted of a module's calls.
+//! How a module's calls go: what is counted of them, and when it is left alone.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::CallError;
+use super::breaker::Breaker;
 
 /// Warnings about failed calls of one module in a second.
 const LINES_A_SECOND: u64 = 5;
 
 /// Kinds of failure, as labels show them.
 pub const FAILURES: [&str; 6] = ["trap", "deadline", "memory", "garbage", "busy", "waits"];
+
+/// The calls of one version of a module with one configuration, filter or
+/// function.
+pub(super) struct Health {
+    module: Arc<str>,
+    version: Arc<str>,
+    pub(super) stats: Stats,
+    breaker: Breaker,
+}
+
+impl Health {
+    pub(super) fn new(module: Arc<str>, version: Arc<str>) -> Self {
+        Self { module, version, stats: Stats::default(), breaker: Breaker::default() }
+    }
+
+    /// Counts a call that begins, unless the module is not to be called.
+    pub(super) fn begin(&self) -> Result<(), CallError> {
+        if !self.breaker.admits() {
+            return Err(CallError::BreakerOpen);
+        }
+        self.stats.count_call();
+        Ok(())
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.breaker.succeeded();
+    }
+
+    /// Counts a failure, and logs it unless there were many.
+    pub(super) fn failed(&self, error: &CallError) {
+        self.stats.count_failure(error);
+        let (module, version) = (&self.module, &self.version);
+        // That all places are taken is no fault of the module, and who is turned
+        // away costs nothing: counted, it would turn away everybody.
+        let is_fault = *error != CallError::Busy;
+        if is_fault && self.breaker.failed(self.stats.calls()) {
+            tracing::warn!(%module, %version, %error, "a module failed too often and is not called for a while");
+        } else if self.stats.is_worth_a_line() {
+            tracing::warn!(%module, %version, %error, "a call of a module failed");
+        }
+    }
+
+    /// Whether the module is not called for a while.
+    pub(super) fn is_broken(&self) -> bool {
+        self.breaker.is_open()
+    }
+}
 
 /// Counts of one version of a module with one configuration.
 #[derive(Debug)]

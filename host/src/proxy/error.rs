@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use crate::filter::LocalResponse;
 use crate::message::{ResponseHead, TranscodeProblem, TransferError};
 use crate::net::tls::ClientRefusal;
-use crate::plugin::edge::FunctionError;
+use crate::plugin::CallError;
 use crate::upstream::{ConnectError, Failure, NoLine};
 
 /// Why an exchange failed. Which side it was is in the variant.
@@ -89,7 +89,7 @@ pub enum ProxyError {
     Certificate(ClientRefusal),
     /// The route's edge function did not answer.
     #[error(transparent)]
-    Function(FunctionError),
+    Function(CallError),
     /// A WebSocket handshake that cannot be one.
     #[error("bad websocket handshake: {0}")]
     Handshake(&'static str),
@@ -144,7 +144,7 @@ impl ProxyError {
             Self::WebSocketOnly => "websocket_only",
             Self::LineLost => "line_lost",
             Self::NoLine(_) => "no_line",
-            Self::Function(error) => error.reason(),
+            Self::Function(error) => error.code(),
             Self::Connect(error) => error.failure.code(),
             Self::Upstream(error) => match error {
                 TransferError::Closed => "upstream_closed",

@@ -156,7 +156,7 @@ pub(super) async fn call<D: Downstream>(
     let mut called = function.call(journey.worker.index).map_err(ProxyError::Function)?;
     match drive(journey, &plan, down, &mut called, &mut upload, timer).await {
         Ok(_) => Ok(Passed::Answered),
-        Err(error) => Err(called.failure().map_or(error, ProxyError::Function)),
+        Err(error) => Err(called.failure().cloned().map_or(error, ProxyError::Function)),
     }
 }
 

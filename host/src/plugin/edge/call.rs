@@ -23,9 +23,9 @@ use crate::message::{
     ResponseHead, TransferError, UpstreamExchange,
 };
 
-use super::FunctionError;
 use super::function::{Instances, Place, Ties};
 use super::state::DeadlinePassed;
+use crate::plugin::stats::Health;
 use crate::plugin::{CallError, LoadError};
 
 /// Pieces of a request's body that wait for the function.
@@ -54,12 +54,13 @@ pub struct EdgeCall {
     is_head: bool,
     ending: Option<oneshot::Sender<()>>,
     passed: Arc<AtomicBool>,
-    failure: Option<FunctionError>,
+    failure: Option<CallError>,
+    health: Arc<Health>,
     moved: Moved,
 }
 
 impl EdgeCall {
-    pub(super) fn new(handler: ProxyHandler<Instances>, place: Place) -> Self {
+    pub(super) fn new(handler: ProxyHandler<Instances>, place: Place, health: Arc<Health>) -> Self {
         Self {
             handler,
             _place: place,
@@ -75,46 +76,65 @@ impl EdgeCall {
             ending: None,
             passed: Arc::default(),
             failure: None,
+            health,
             moved: Moved::default(),
         }
     }
 
     /// Why the function failed, when it did.
     #[must_use]
-    pub fn failure(&self) -> Option<FunctionError> {
-        self.failure
+    pub fn failure(&self) -> Option<&CallError> {
+        self.failure.as_ref()
     }
 
-    fn fail(&mut self, error: FunctionError) -> TransferError {
-        let error = if self.passed.load(Ordering::Acquire) { FunctionError::Deadline } else { error };
-        self.failure = Some(error);
-        TransferError::Malformed(error.reason())
+    fn fail(&mut self, error: CallError) -> TransferError {
+        let error = if self.passed.load(Ordering::Acquire) { CallError::Deadline } else { error };
+        let code = error.code();
+        if self.failure.is_none() {
+            self.health.failed(&error);
+            self.failure = Some(error);
+        }
+        TransferError::Malformed(code)
     }
 
     fn end(&mut self) {
         self.ended = true;
+        self.health.succeeded();
         if let Some(ending) = self.ending.take() {
             let _ = ending.send(());
         }
     }
 }
 
+impl Drop for EdgeCall {
+    fn drop(&mut self) {
+        // Its client left, perhaps because it did not come back.
+        if !self.ended && self.failure.is_none() && self.passed.load(Ordering::Acquire) {
+            self.health.failed(&CallError::Deadline);
+        }
+    }
+}
+
 /// Which failure an error of the library is.
-fn failure_of(error: &wasmtime::Error) -> FunctionError {
+fn failure_of(error: &wasmtime::Error) -> CallError {
     if let Some(start) = error.downcast_ref::<InstantiationError<Ties>>() {
         return match start.error.downcast_ref::<LoadError>() {
-            Some(LoadError::Tried(CallError::Busy)) => FunctionError::NoRoom,
-            Some(LoadError::Tried(CallError::Deadline)) => FunctionError::Deadline,
-            _ => FunctionError::Start,
+            Some(LoadError::Tried(error)) => error.clone(),
+            Some(other) => CallError::Trap(format!("cannot be started: {other}")),
+            None => CallError::Trap("cannot be started".to_owned()),
         };
     }
     if error.downcast_ref::<DeadlinePassed>().is_some() || error.downcast_ref::<ExpirationError>().is_some() {
-        return FunctionError::Deadline;
+        return CallError::Deadline;
     }
     if error.downcast_ref::<TrapOrPanicError>().is_none() {
         tracing::debug!(error = %format_args!("{error:#}"), "edge function answered with an error");
     }
-    FunctionError::Trap
+    CallError::Trap(error.root_cause().to_string())
+}
+
+fn no_response(what: &str) -> CallError {
+    CallError::Garbage(format!("what is no response: {what}"))
 }
 
 fn request(head: &RequestHead, shape: RequestShape<'_>, body: WasiBody) -> Option<http::Request<WasiBody>> {
@@ -173,7 +193,9 @@ impl UpstreamExchange for EdgeCall {
             };
             UploadBody { pieces, known, is_whole: Arc::clone(&self.is_whole) }.boxed_unsync()
         };
-        let request = request(head, shape, body).ok_or_else(|| self.fail(FunctionError::BadResponse))?;
+        let request = request(head, shape, body).ok_or_else(|| {
+            self.fail(CallError::Garbage("no answer to a request it cannot be told of".to_owned()))
+        })?;
         self.is_head = head.method == Method::Head;
         self.moved.sent += head.fields.text().len() as u64;
         let (sender, ending) = oneshot::channel();
@@ -194,8 +216,11 @@ impl UpstreamExchange for EdgeCall {
             Ok(response) => response.into_parts(),
             Err(error) => return Poll::Ready(Err(self.fail(failure_of(&error)))),
         };
-        if parts.headers.len() > FIELDS_MAX || parts.status.as_u16() < 200 {
-            return Poll::Ready(Err(self.fail(FunctionError::BadResponse)));
+        if parts.headers.len() > FIELDS_MAX {
+            return Poll::Ready(Err(self.fail(no_response("too many fields"))));
+        }
+        if parts.status.as_u16() < 200 {
+            return Poll::Ready(Err(self.fail(no_response("a status below 200"))));
         }
         let head = ResponseHead { status: parts.status.as_u16(), fields: fields_of(&parts.headers) };
         self.moved.received += head.fields.text().len() as u64;
@@ -235,7 +260,9 @@ impl BodyRead for EdgeCall {
             };
             match ready!(Pin::new(body).poll_frame(context)) {
                 None => self.end(),
-                Some(Err(_)) => return Poll::Ready(Err(self.fail(FunctionError::Trap))),
+                Some(Err(error)) => {
+                    return Poll::Ready(Err(self.fail(CallError::Trap(format!("in its answer: {error:?}")))));
+                }
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.piece = data,
                     Err(frame) => {

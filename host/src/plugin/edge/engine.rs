@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::FunctionError;
+use crate::plugin::CallError;
 
 /// How long a tick of the epoch is: the grain of deadlines and of yielding.
 pub const TICK: Duration = Duration::from_millis(1);
@@ -69,8 +69,8 @@ impl EdgeEngine {
     }
 
     /// Room for one instance, for as long as the permit lives.
-    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, FunctionError> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| FunctionError::NoRoom)
+    pub(super) fn place(&self) -> Result<OwnedSemaphorePermit, CallError> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| CallError::Busy)
     }
 }
 

@@ -9,7 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -29,13 +29,14 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p2::bindings as p2;
 use wasmtime_wasi_http::p3::bindings as p3;
 
+use super::EdgeCall;
 use super::engine::EdgeEngine;
 use super::state::{DeadlinePassed, EdgeState};
-use super::{EdgeCall, FunctionError};
 use crate::plugin::abi::{Configure, Interest, Tick};
 use crate::plugin::host::{self, FileAccess, Owner};
 use crate::plugin::instance::{Config, Signature};
 use crate::plugin::module::{Mode, TIMER_INTERVAL_MIN};
+use crate::plugin::stats::Health;
 use crate::plugin::{CallError, LoadError};
 
 /// How long the timer of a function may compute, at least.
@@ -85,25 +86,11 @@ fn variables_of(config: &serde_json::Value) -> Arc<WasiConfigVariables> {
     Arc::new(pairs.collect())
 }
 
-/// What happened to a function's calls, for status and metrics.
-#[derive(Debug, Default)]
-pub struct FunctionCounts {
-    /// Requests begun.
-    pub calls: AtomicU64,
-    /// Instances made.
-    pub instances: AtomicU64,
-    /// Instances that are gone.
-    pub ended: AtomicU64,
-    /// Instances that trapped.
-    pub traps: AtomicU64,
-    /// Instances that passed their deadline.
-    pub deadlines: AtomicU64,
-}
-
 /// A function that can be called.
 pub struct Function {
     workers: Box<[PerWorker]>,
-    counts: Arc<FunctionCounts>,
+    health: Arc<Health>,
+    alive: Arc<AtomicUsize>,
     concurrency: usize,
     timer: Option<Timer>,
 }
@@ -130,14 +117,15 @@ impl Function {
         engine: &EdgeEngine,
         code: &Arc<Prepared>,
         spec: &Spec,
+        health: Arc<Health>,
         workers: usize,
     ) -> Result<Self, LoadError> {
-        let counts = Arc::new(FunctionCounts::default());
+        let alive = Arc::new(AtomicUsize::new(0));
         let instances = || Instances {
             engine: engine.clone(),
             code: Arc::clone(code),
             spec: spec.clone(),
-            counts: Arc::clone(&counts),
+            alive: Arc::clone(&alive),
         };
         let (_, _, interest) = instances().start().await?;
         let interval = interest.map_or(0, |interest| interest.timer_interval);
@@ -148,31 +136,30 @@ impl Function {
         let workers = (0..workers.max(1))
             .map(|_| PerWorker { handler: ProxyHandler::new(instances()), under_way: Arc::default() })
             .collect();
-        Ok(Self { workers, counts, concurrency: spec.owner.limits.concurrency, timer })
-    }
-
-    /// What happened to its calls.
-    #[must_use]
-    pub fn counts(&self) -> &FunctionCounts {
-        &self.counts
+        Ok(Self { workers, health, alive, concurrency: spec.owner.limits.concurrency, timer })
     }
 
     /// Instances it has at this moment.
     #[must_use]
     pub fn instances(&self) -> usize {
-        let counts = &self.counts;
-        counts.instances.load(Ordering::Relaxed).saturating_sub(counts.ended.load(Ordering::Relaxed)) as usize
+        self.alive.load(Ordering::Relaxed)
     }
 
     /// A call on this worker's instances, to be driven by the HTTP flow.
     ///
     /// # Errors
-    /// [`FunctionError::Busy`] when as many are under way as may be.
-    pub fn call(&self, worker: usize) -> Result<EdgeCall, FunctionError> {
+    /// [`CallError::Busy`] when as many are under way as may be, and
+    /// [`CallError::BreakerOpen`] when it failed too often.
+    pub fn call(&self, worker: usize) -> Result<EdgeCall, CallError> {
+        self.health.begin()?;
         let own = &self.workers[worker % self.workers.len()];
-        let place = Place::take(&own.under_way, self.concurrency)?;
-        self.counts.calls.fetch_add(1, Ordering::Relaxed);
-        Ok(EdgeCall::new(own.handler.clone(), place))
+        match Place::take(&own.under_way, self.concurrency) {
+            Some(place) => Ok(EdgeCall::new(own.handler.clone(), place, Arc::clone(&self.health))),
+            None => {
+                self.health.failed(&CallError::Busy);
+                Err(CallError::Busy)
+            }
+        }
     }
 
     /// How often [`tick`](Self::tick) is to be called; `None`: never.
@@ -196,7 +183,7 @@ impl Function {
 
 impl std::fmt::Debug for Function {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Function").field("counts", &self.counts).finish_non_exhaustive()
+        f.debug_struct("Function").field("instances", &self.instances()).finish_non_exhaustive()
     }
 }
 
@@ -262,12 +249,19 @@ where
         .map_err(|error| LoadError::WrongType { export: name.to_owned(), why: format!("{error:#}") })
 }
 
-/// Counts the end of an instance.
-pub(super) struct Counted(Arc<FunctionCounts>);
+/// Counts an instance while it is there.
+pub(super) struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(alive: &Arc<AtomicUsize>) -> Self {
+        alive.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(alive))
+    }
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -275,12 +269,12 @@ impl Drop for Counted {
 pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Place {
-    fn take(under_way: &Arc<AtomicUsize>, most: usize) -> Result<Self, FunctionError> {
+    fn take(under_way: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
         if under_way.fetch_add(1, Ordering::Relaxed) >= most {
             under_way.fetch_sub(1, Ordering::Relaxed);
-            return Err(FunctionError::Busy);
+            return None;
         }
-        Ok(Self(Arc::clone(under_way)))
+        Some(Self(Arc::clone(under_way)))
     }
 }
 
@@ -295,21 +289,19 @@ pub(super) struct Instances {
     engine: EdgeEngine,
     code: Arc<Prepared>,
     spec: Spec,
-    counts: Arc<FunctionCounts>,
+    alive: Arc<AtomicUsize>,
 }
 
 impl Instances {
     /// An instance that is configured, if it can be.
     async fn start(&self) -> Result<(Store<EdgeState>, Linked, Option<Interest>), LoadError> {
-        let mut store =
-            EdgeState::store(&self.engine, &self.spec).map_err(|_| LoadError::Tried(CallError::Busy))?;
+        let mut store = EdgeState::store(&self.engine, &self.spec).map_err(LoadError::Tried)?;
         let pre = match &self.code.pre {
             ProxyPre::P2(pre) => pre.instance_pre(),
             ProxyPre::P3(pre) => pre.instance_pre(),
         };
         let instance = pre.instantiate_async(&mut store).await.map_err(|error| tried(&error))?;
-        self.counts.instances.fetch_add(1, Ordering::Relaxed);
-        store.data_mut().counted = Some(Counted(Arc::clone(&self.counts)));
+        store.data_mut().counted = Some(Counted::new(&self.alive));
         let Some(configure) = self.code.configure else { return Ok((store, instance, None)) };
         let configure = typed::<Configure>(&mut store, &instance, configure, "lifecycle.configure")?;
         let config = &self.spec.config;
@@ -342,11 +334,7 @@ impl HandlerState for Instances {
             proxy,
             view: EdgeState::http,
             expiration: Patience::default(),
-            state: InstanceUse {
-                owner: Arc::clone(&self.spec.owner),
-                requests_max: self.spec.requests_max,
-                counts: Arc::clone(&self.counts),
-            },
+            state: InstanceUse { owner: Arc::clone(&self.spec.owner), requests_max: self.spec.requests_max },
         })
     }
 }
@@ -364,7 +352,6 @@ pub(super) struct Ties {
 pub(super) struct InstanceUse {
     owner: Arc<Owner>,
     requests_max: usize,
-    counts: Arc<FunctionCounts>,
 }
 
 impl WorkerState for InstanceUse {
@@ -397,11 +384,6 @@ impl WorkerState for InstanceUse {
 
     fn drop(&self, _store: Store<EdgeState>, result: Result<(), wasmtime::Error>) {
         let Err(error) = result else { return };
-        if error.downcast_ref::<DeadlinePassed>().is_some() {
-            self.counts.deadlines.fetch_add(1, Ordering::Relaxed);
-        } else {
-            self.counts.traps.fetch_add(1, Ordering::Relaxed);
-        }
         tracing::warn!(module = &*self.owner.module, error = %error.root_cause(), "edge function failed; its instance is dropped");
         tracing::debug!(module = &*self.owner.module, error = %format_args!("{error:#}"), "where it failed");
     }

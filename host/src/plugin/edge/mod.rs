@@ -9,14 +9,12 @@
 
 mod call;
 mod engine;
-mod error;
 mod function;
 mod outgoing;
 mod state;
 
 pub use call::EdgeCall;
 pub use engine::{EdgeEngine, INSTANCES_MAX, MEMORY_BYTES_MAX, TICK};
-pub use error::FunctionError;
-pub use function::{Function, FunctionCounts, REUSES_MAX};
+pub use function::{Function, REUSES_MAX};
 pub(super) use function::{Prepared, Spec};
 pub(super) use outgoing::send;

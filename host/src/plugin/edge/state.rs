@@ -11,10 +11,10 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::FunctionError;
 use super::engine::{EdgeEngine, TICK};
 use super::function::{Counted, Spec};
 use super::outgoing::Outgoing;
+use crate::plugin::CallError;
 use crate::plugin::host::{HOST_CALLS_MAX, State};
 
 /// Bytes of one set of header fields a guest builds, as kept in memory.
@@ -48,7 +48,7 @@ fn ticks(time: Duration) -> u32 {
 impl EdgeState {
     /// A store for one instance, with the limits of its module. Until the first
     /// call begins it has the time of `configure`.
-    pub(super) fn store(engine: &EdgeEngine, spec: &Spec) -> Result<Store<Self>, FunctionError> {
+    pub(super) fn store(engine: &EdgeEngine, spec: &Spec) -> Result<Store<Self>, CallError> {
         let place = engine.place()?;
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELD_BYTES_MAX);
