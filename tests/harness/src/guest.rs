@@ -7,8 +7,8 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
 /// Phases of a guest's interest, to be added up.
 pub mod phases {
@@ -79,8 +79,8 @@ impl Default for Guest {
 }
 
 impl Guest {
-    /// One that marks requests with its version and denies those with `evil`
-    /// in their head.
+    /// One that marks requests with its version, which may be any text, and
+    /// denies those with `evil` in their head.
     #[must_use]
     pub fn new(version: &str) -> Guest {
         Guest {
@@ -220,7 +220,7 @@ impl Guest {
     }
 
     fn text(&self, responds: bool) -> String {
-        let Self { functions, start, configure, head, body, response_head, version, .. } = self;
+        let Self { functions, start, configure, head, body, response_head, .. } = self;
         let filter = |name: &str, head: &str, body: &str| {
             format!(
                 r#"(func (export "sluice:plugin/{name}@0.1.0#on-head")
@@ -256,8 +256,14 @@ impl Guest {
             word(2)
         );
         let mark = format!("\\02\\00\\00\\00{}{}", word(3400), word(1));
-        let edit =
-            format!("\\00\\00\\00\\00{}{}{}{}", word(4128), word(7), word(4144), word(version.len() as u32));
+        let edit = format!(
+            "\\00\\00\\00\\00{}{}{}{}",
+            word(4128),
+            word(7),
+            word(4144),
+            word(self.version.len() as u32)
+        );
+        let version = self.version.bytes().fold(String::new(), |text, b| text + &format!("\\{b:02x}"));
         let refuse = format!("\\01\\00\\00\\00{}{}", word(4320), word(16));
         let replace = format!("\\02\\00\\00\\00{}{}", word(4208), word(7));
         format!(
@@ -334,6 +340,46 @@ const FRAMES: &str = r#"(func (export "sluice:plugin/frame-filter@0.1.0#on-frame
 /// Interfaces that are not ours, for guests that import what they must not.
 const OTHERS: &[(&str, &str)] =
     &[("other.wit", "package other:secrets@1.0.0;\ninterface keys { read: func() -> u32; }\n")];
+
+/// A component that exports these interfaces with the types `wit/` has, and
+/// traps in every call. `change` replaces a text of `wit/` first.
+///
+/// # Panics
+/// When the text is not there, or what comes of it is no WIT.
+#[must_use]
+#[track_caller]
+pub fn hollow(interfaces: &[&str], change: Option<(&str, &str)>) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let mut is_changed = change.is_none();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
+    for entry in std::fs::read_dir(wit).expect("the interfaces are there") {
+        let path = entry.expect("the folder can be read").path();
+        let mut text = std::fs::read_to_string(&path).expect("the interfaces can be read");
+        if let Some((from, to)) = change
+            && text.contains(from)
+        {
+            text = text.replace(from, to);
+            is_changed = true;
+        }
+        let name = path.file_name().expect("a file has a name");
+        std::fs::write(folder.path().join(name), text).expect("the interfaces can be written");
+    }
+    assert!(is_changed, "{change:?}: wit/ has no such text");
+    let mut world = "package test:hollow;\nworld hollow {\n".to_owned();
+    for interface in interfaces {
+        let _ = writeln!(world, "export sluice:plugin/{interface}@0.1.0;");
+    }
+    world.push('}');
+    let mut resolve = Resolve::default();
+    resolve.push_dir(folder.path()).expect("the interfaces parse");
+    let package = resolve.push_str("hollow.wit", &world).expect("the world parses");
+    let world = resolve.select_world(&[package], None).expect("there is one world");
+    let mut module = dummy_module(&resolve, world, ManglingAndAbi::Legacy(LiftLowerAbi::Sync));
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        .expect("the module fits its world");
+    let mut encoder = ComponentEncoder::default().module(&module).expect("it exports what its world says");
+    encoder.encode().expect("it becomes a component")
+}
 
 /// Writes a file beside its place and moves it there.
 ///

@@ -209,6 +209,16 @@ impl Php {
         self.address().to_string()
     }
 
+    /// How many times a hole of the site was reached, by its own log.
+    pub fn holes_reached(&self) -> usize {
+        self.process.log().lines().filter(|line| line.contains("] HOLE REACHED: ")).count()
+    }
+
+    /// Requests that have reached the site, by its own log.
+    pub fn requests(&self) -> usize {
+        self.process.log().lines().filter(|line| line.contains("] REQUEST: ")).count()
+    }
+
     /// Ends it.
     pub fn stop(&mut self) {
         self.process.kill();

@@ -148,6 +148,20 @@ const MISDEEDS: &[(&str, &str, &str)] = &[
     ),
     ("recurses", "(call $deep)", "module_trap"),
     ("reads out of bounds", "(drop (i32.load (i32.const -8)))", "module_trap"),
+    (
+        "fills its memory over and over",
+        "(drop (memory.grow (i32.const 200)))
+         (loop $ever (memory.fill (i32.const 65536) (i32.const 0) (i32.const 13000000)) (br $ever))",
+        "module_deadline",
+    ),
+    (
+        "grows a table without end",
+        "(loop $grow
+           (br_if $grow (i32.ne (table.grow $more (ref.null func) (i32.const 1000)) (i32.const -1))))
+         unreachable",
+        "module_trap",
+    ),
+    ("logs a line of 1 GiB", "(call $log (i32.const 1) (i32.const 0) (i32.const 0x40000000))", "module_trap"),
     ("returns garbage", "(return (i32.const -4))", "module_trap"),
     (
         "returns an unknown verdict",
@@ -156,13 +170,17 @@ const MISDEEDS: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// What the misdeeds call.
+const LOG_AND_MORE: &str = r#"
+    (import "sluice:plugin/log@0.1.0" "write" (func $log (param i32 i32 i32)))
+    (func $deep (call $deep))
+    (table $more 0 funcref)"#;
+
 #[test]
 fn a_guest_that_misbehaves_hurts_its_own_call_alone() {
     let origin = HttpEcho::start("origin");
     for (what, misdeed, code) in MISDEEDS {
-        let guest = Guest::new("one")
-            .on_evil(misdeed)
-            .import("sluice:plugin/clock@0.1.0", "(func $deep (call $deep))");
+        let guest = Guest::new("one").on_evil(misdeed).import("sluice:plugin/log@0.1.0", LOG_AND_MORE);
         let sluice = gateway(&origin, &guest.build(), None).start();
         let free = SteadyLoad::get(sluice.address("edge"), "localhost", "/free", 2, 100);
         let guarded = SteadyLoad::get(sluice.address("edge"), "localhost", "/guarded", 2, 100);
@@ -308,6 +326,51 @@ fn a_global_rule_runs_a_module_for_every_request() {
     let late =
         eventually("it is logged", || sluice.access_log().into_iter().find(|line| line["status"] == 403));
     assert_eq!(late["route"], "free");
+}
+
+#[test]
+fn a_global_rule_whose_module_cannot_be_had_at_the_start_lets_nothing_pass() {
+    let origin = HttpEcho::start("origin");
+    let broken = &Guest::new("one").build()[..200];
+    let sluice = gateway(&origin, broken, None)
+        .put(
+            "global_rules",
+            "waf",
+            json!({"plugins": {"guest": {}, "response-rewrite": {"headers": {"x-rule": "1"}}}}),
+        )
+        .start();
+    let refused = get(&sluice, "/other");
+    assert_eq!((refused.status, refused.header("x-rule")), (503, Some("1")), "the other rules are in force");
+    assert!(origin.seen().is_empty());
+    let line = sluice.logged("the refusal", |line| line["reason"] == "module_missing");
+    assert_eq!(line["verdicts"][0]["plugin"], "guest", "{line}");
+    let told = sluice.quarantined("global_rules", "waf").expect("the rule is in quarantine");
+    assert!(told.contains("plugins.guest") && told.contains("is not a usable component"), "{told}");
+    // One that is good comes into force like any other.
+    Guest::new("two").write(place(&sluice));
+    eventually("requests pass", || (get(&sluice, "/other").status == 200).then_some(()));
+    assert_eq!(get(&sluice, "/other?q=evil").status, 403);
+    assert_eq!(sluice.quarantined("global_rules", "waf"), None);
+}
+
+#[test]
+fn a_global_rule_that_comes_later_with_a_bad_module_changes_nothing() {
+    let origin = HttpEcho::start("origin");
+    let sluice = gateway(&origin, &Guest::new("one").build()[..200], None).start();
+    sluice.put("global_rules", "waf", json!({"plugins": {"guest": {}}}));
+    eventually("the rule is in quarantine", || sluice.quarantined("global_rules", "waf"));
+    assert_eq!(get(&sluice, "/other").status, 200);
+}
+
+#[test]
+fn a_global_rule_whose_module_may_fail_open_does_without_it_at_the_start() {
+    let origin = HttpEcho::start("origin");
+    let broken = &Guest::new("one").build()[..200];
+    let sluice = gateway(&origin, broken, Some(json!({"on_failure": "open"})))
+        .put("global_rules", "waf", json!({"plugins": {"guest": {}}}))
+        .start();
+    assert_eq!(get(&sluice, "/other").status, 200);
+    sluice.quarantined("global_rules", "waf").expect("the rule is in quarantine");
 }
 
 #[test]
