@@ -3,14 +3,15 @@
  * A small site to protect. The pages calc, theme, cart and ping are holes on
  * purpose: each stands for a mistake real sites make (eval, include,
  * unserialize, system). None of them carries anything out: a hole prints
- * "HOLE REACHED", its name and what it was given, so that a test can see
- * whether a request came through. They are targets for the firewall.
+ * "HOLE REACHED", its name and what it was given, and writes the same to the
+ * log, so that a test can see whether a request came through. They are targets for the firewall.
  */
 declare(strict_types=1);
 
-/** Prints what reached a hole; the mark is what tests look for. */
+/** Prints and logs what reached a hole; the mark is what tests look for. */
 function hole(string $name, string $payload): void
 {
+    error_log('HOLE REACHED: ' . $name . ' ' . json_encode($payload, JSON_INVALID_UTF8_SUBSTITUTE));
     echo '<p class="hole">HOLE REACHED: ', $name, ' ', htmlspecialchars($payload), '</p>';
 }
 
@@ -21,6 +22,7 @@ function parameter(string $name, string $default = ''): string
     return is_string($value) ? $value : $default;
 }
 
+error_log('REQUEST: ' . $_SERVER['REQUEST_METHOD'] . ' ' . $_SERVER['REQUEST_URI']);
 $path = parse_url($_SERVER['REQUEST_URI'], PHP_URL_PATH) ?: '/';
 $page = parameter('page', trim($path, '/') ?: 'home');
 
