@@ -15,6 +15,8 @@ pub(crate) enum Bench {
     H2,
     /// Frames relayed: ping-pong of 64 bytes, and 16 frames of 1 KiB at a time
     Tlv,
+    /// What plugins add: calls of a filter, fresh instances, edge functions, the firewall
+    Plugin,
     /// Memory of idle connections
     Idle,
     /// Time until five nodes on one etcd have applied a write; only when it is named
@@ -23,15 +25,16 @@ pub(crate) enum Bench {
 
 impl Bench {
     /// Those that run when none is named, in their order.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Idle];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Plugin, Self::Idle];
 }
 
 /// What a client does over and over.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Load {
-    /// One request at a time on each of `connections`.
-    Http { tls: bool, connections: usize, path: &'static str, body_bytes: usize },
+    /// One request at a time on each of `connections`, with `upload` bytes of
+    /// body where that is not 0.
+    Http { tls: bool, connections: usize, path: &'static str, upload: usize, body_bytes: usize },
     /// `streams` requests at a time on each of `connections`.
     Http2 { connections: usize, streams: usize, path: &'static str, body_bytes: usize },
     /// A new connection each time, closed after the handshake.
@@ -62,7 +65,8 @@ pub(crate) struct Case {
     pub(crate) goal: Goal,
 }
 
-const CONNECTIONS: usize = 32;
+/// Connections of most loads.
+pub(crate) const CONNECTIONS: usize = 32;
 
 /// Everything that is measured under load.
 pub(crate) const CASES: &[Case] = &[
@@ -107,7 +111,7 @@ const fn http(
     tls: bool,
     goal: Goal,
 ) -> Case {
-    let load = Load::Http { tls, connections: CONNECTIONS, path, body_bytes };
+    let load = Load::Http { tls, connections: CONNECTIONS, path, upload: 0, body_bytes };
     Case { bench, name, operation: "request", load, goal }
 }
 

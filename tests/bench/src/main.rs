@@ -10,6 +10,7 @@ mod fleet;
 mod idle;
 mod load;
 mod origin;
+mod plugin;
 mod process;
 mod profile;
 mod proxy;
@@ -26,8 +27,9 @@ use clap::Parser;
 use crate::cases::{Bench, CASES, Case, IDLE_CASES};
 use crate::load::{Bed, Outcome, Tls};
 use crate::origin::Origin;
+use crate::plugin::{PAIRS, Pair};
 use crate::profile::Beside;
-use crate::proxy::{Contender, Program, Proxy, Stage};
+use crate::proxy::{Contender, Kit, Program, Proxy, Stage};
 use crate::report::{Circumstances, Line, LoadFigures};
 use crate::stats::Spread;
 
@@ -134,7 +136,13 @@ fn run(options: &Options) -> Result<()> {
     );
     let tls = Tls::new()?;
     let mut lines = Vec::new();
+    let pairs: Vec<&Pair> =
+        PAIRS.iter().filter(|pair| is_wanted(options, Bench::Plugin, pair.name)).collect();
     let outcome = under_load(options, &circumstances, &contenders, &stage, &tls, &mut lines)
+        .and_then(|()| match pairs.is_empty() {
+            true => Ok(()),
+            false => plugin::run(&pairs, &circumstances, &contenders, &stage, &tls, &mut lines),
+        })
         .and_then(|()| idle(options, connections, &contenders, &stage, &tls, &mut lines));
     if options.history.as_os_str() != "none" && !lines.is_empty() {
         report::append(&options.history, &circumstances, &lines)?;
@@ -220,8 +228,10 @@ fn under_load(
     if wanted.is_empty() {
         return Ok(());
     }
-    let proxies: Vec<Proxy> =
-        contenders.iter().map(|contender| Proxy::start(contender, stage, 0)).collect::<Result<_>>()?;
+    let proxies: Vec<Proxy> = contenders
+        .iter()
+        .map(|contender| Proxy::start(contender, stage, Kit::Plain, 0))
+        .collect::<Result<_>>()?;
     for case in wanted {
         let rounds = rounds(case, &proxies, circumstances, stage, tls)?;
         let costs: Vec<Vec<f64>> = rounds.iter().map(|rounds| rounds.iter().map(cost).collect()).collect();
@@ -312,7 +322,7 @@ fn idle(
         let mut costs: Vec<Vec<f64>> = contenders.iter().map(|_| Vec::new()).collect();
         for round in 0..rounds {
             for (contender, costs) in contenders.iter().zip(&mut costs) {
-                let proxy = Proxy::start(contender, stage, 1 + number * rounds + round)?;
+                let proxy = Proxy::start(contender, stage, Kit::Plain, 1 + number * rounds + round)?;
                 let bytes = idle::measure(&stage.bed, case, &proxy, tls, connections)
                     .with_context(|| format!("{} under {}\n{}", contender.name, case.name, proxy.log()))?;
                 costs.push(bytes);

@@ -99,7 +99,7 @@ async fn echo(mut stream: TcpStream, shared: Shared) -> io::Result<()> {
     }
 }
 
-/// Answers every request; none has a body, so each ends with its head.
+/// Answers every request when it is whole.
 async fn respond(mut stream: TcpStream, shared: Shared, answers: &[Vec<u8>; 2]) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut partial: Vec<u8> = Vec::new();
@@ -112,14 +112,14 @@ async fn respond(mut stream: TcpStream, shared: Shared, answers: &[Vec<u8>; 2]) 
         {
             let memory = shared.borrow();
             let fresh = &memory[..filled];
-            if partial.is_empty() && fresh.ends_with(b"\r\n\r\n") && heads(fresh).count() == 1 {
+            if partial.is_empty() && whole(fresh) == Some(filled) {
                 wanted.push(which(fresh));
             } else {
                 partial.extend_from_slice(fresh);
                 let mut start = 0;
-                for end in heads(&partial) {
-                    wanted.push(which(&partial[start..end]));
-                    start = end;
+                while let Some(length) = whole(&partial[start..]) {
+                    wanted.push(which(&partial[start..]));
+                    start += length;
                 }
                 partial.drain(..start);
             }
@@ -130,9 +130,22 @@ async fn respond(mut stream: TcpStream, shared: Shared, answers: &[Vec<u8>; 2]) 
     }
 }
 
-/// The ends of the heads in `bytes`.
-fn heads(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    memchr::memmem::find_iter(bytes, b"\r\n\r\n").map(|at| at + 4)
+/// Bytes of the first request, when it is there with its body.
+fn whole(bytes: &[u8]) -> Option<usize> {
+    let head = memchr::memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let length = head + content_length(&bytes[..head]);
+    (bytes.len() >= length).then_some(length)
+}
+
+fn content_length(head: &[u8]) -> usize {
+    // The proxies write it in capitals of their own; the rest is enough to know it.
+    let Some(at) = memchr::memmem::find(head, b"ontent-").and_then(|first| {
+        memchr::memmem::find_iter(&head[first..], b"ength: ").next().map(|next| first + next + 7)
+    }) else {
+        return 0;
+    };
+    let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit());
+    digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'))
 }
 
 fn which(head: &[u8]) -> usize {
@@ -142,4 +155,21 @@ fn which(head: &[u8]) -> usize {
 
 fn nothing_yet(error: io::Error) -> io::Result<usize> {
     if error.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_whole_with_its_body() {
+        let plain = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        assert_eq!(whole(plain), Some(plain.len()));
+        assert_eq!(whole(&plain[..plain.len() - 1]), None);
+        for name in ["Content-Length", "content-length"] {
+            let posted = format!("POST / HTTP/1.1\r\ncontent-type: text/plain\r\n{name}: 3\r\n\r\nabcGET");
+            assert_eq!(whole(posted.as_bytes()), Some(posted.len() - 3));
+            assert_eq!(whole(&posted.as_bytes()[..posted.len() - 4]), None);
+        }
+    }
 }

@@ -45,6 +45,15 @@ impl Contender {
     }
 }
 
+/// What a proxy is set up with besides the common objects.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kit<'a> {
+    /// Nothing.
+    Plain,
+    /// Filters and functions, with components from this folder; Lua in nginx.
+    Plugins(&'a Path),
+}
+
 /// Where a proxy listens.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ports {
@@ -94,15 +103,17 @@ pub(crate) struct Proxy {
 }
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// With components to compile.
+const COMPILE_TIMEOUT: Duration = Duration::from_secs(300);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Proxy {
     /// Writes its configuration and starts it; returns when it accepts on all ports.
-    pub(crate) fn start(contender: &Contender, stage: &Stage, run: usize) -> Result<Self> {
+    pub(crate) fn start(contender: &Contender, stage: &Stage, kit: Kit<'_>, run: usize) -> Result<Self> {
         let directory = stage.directory.join(format!("{}-{run}", contender.name));
         fs::create_dir_all(&directory)?;
         let ports = Ports::free()?;
-        let mut command = command(contender, stage, &ports, &directory)?;
+        let mut command = command(contender, stage, kit, &ports, &directory)?;
         let output = File::create(directory.join("output.log"))?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         // A child has the mask of the thread that starts it.
@@ -115,12 +126,15 @@ impl Proxy {
         }
         let child = child.with_context(|| format!("cannot start {}", contender.name))?;
         let mut proxy = Self { name: contender.name.clone(), ports, child, directory };
-        proxy.wait_until_ready()?;
+        proxy.wait_until_ready(match kit {
+            Kit::Plain => START_TIMEOUT,
+            Kit::Plugins(_) => COMPILE_TIMEOUT,
+        })?;
         Ok(proxy)
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_TIMEOUT;
+    fn wait_until_ready(&mut self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
         for port in [self.ports.http, self.ports.https, self.ports.tlv, self.ports.tlvs] {
             while TcpStream::connect(port).is_err() {
                 if let Some(status) = self.child.try_wait()? {
@@ -166,10 +180,23 @@ impl Drop for Proxy {
     }
 }
 
-fn command(contender: &Contender, stage: &Stage, ports: &Ports, directory: &Path) -> Result<Command> {
+fn command(
+    contender: &Contender,
+    stage: &Stage,
+    kit: Kit<'_>,
+    ports: &Ports,
+    directory: &Path,
+) -> Result<Command> {
     let tls = &stage.directory;
     let user = if geteuid().is_root() { "user root;" } else { "" };
+    let (lua, lua_locations) = match kit {
+        Kit::Plain => ("", ""),
+        Kit::Plugins(_) => (LUA_MODULES, include_str!("../peers/lua.conf")),
+    };
     let values = [
+        ("LUA", lua.to_owned()),
+        ("LUA_LOCATIONS", lua_locations.to_owned()),
+        ("WORDS", WORDS.to_owned()),
         ("DIR", directory.display().to_string()),
         ("USER", user.to_owned()),
         ("THREADS", stage.threads.to_string()),
@@ -211,6 +238,10 @@ fn command(contender: &Contender, stage: &Stage, ports: &Ports, directory: &Path
             let boot = write("sluice.yaml", include_str!("../peers/sluice/sluice.yaml"))?;
             write("conf/objects.yaml", include_str!("../peers/sluice/objects.yaml"))?;
             fs::write(directory.join("conf/generated.json.yaml"), generated(tls)?)?;
+            if let Kit::Plugins(components) = kit {
+                write("conf/plugins.yaml", include_str!("../peers/sluice/plugins.yaml"))?;
+                write_modules(components, &directory.join("conf/modules"))?;
+            }
             let mut command = Command::new(path);
             command.arg("run").arg("-c").arg(boot);
             command
@@ -218,6 +249,34 @@ fn command(contender: &Contender, stage: &Stage, ports: &Ports, directory: &Path
     };
     command.current_dir(directory);
     Ok(command)
+}
+
+/// What the keyword filter looks for.
+const WORDS: &str =
+    r#"["eval(", "base64_decode", "system(", "union select", "<script", "../", "/etc/passwd", "cmd.exe"]"#;
+
+/// What nginx loads to run Lua.
+const LUA_MODULES: &str = "load_module /usr/lib/nginx/modules/ndk_http_module.so;
+load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;";
+
+/// Modules by name: the component, and what its object says.
+const MODULES: [(&str, &str, &str); 5] = [
+    ("keywords", "guests/keywords.wasm", "{}"),
+    ("keywords-fresh", "guests/keywords.wasm", "{instance: fresh}"),
+    ("function", "guests/edge.wasm", "{instance: reuse}"),
+    ("function-fresh", "guests/edge.wasm", "{instance: fresh}"),
+    ("waf", "plugins/waf.wasm", "{}"),
+];
+
+fn write_modules(components: &Path, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
+    for (name, component, object) in MODULES {
+        let from = components.join(component);
+        fs::copy(&from, folder.join(format!("{name}.wasm")))
+            .with_context(|| format!("{} is not built: cargo xtask plugins", from.display()))?;
+        fs::write(folder.join(format!("{name}.yaml")), object)?;
+    }
+    Ok(())
 }
 
 /// Routes that a table of a gateway of some size would have, and the certificate.

@@ -90,6 +90,39 @@ pub(crate) fn print(title: &str, unit: &str, lines: &[Line], goal: Goal, is_rati
     let _ = std::io::stdout().flush();
 }
 
+/// What a plugin adds to an operation.
+pub(crate) struct Added {
+    /// Its cost is what is added, in microseconds; its load that with the plugin.
+    pub(crate) line: Line,
+    /// The load without it.
+    pub(crate) without: Option<LoadFigures>,
+    /// Microseconds that may be added.
+    pub(crate) goal: Option<f64>,
+}
+
+/// Prints what a plugin adds as a table.
+pub(crate) fn print_added(title: &str, all: &[Added]) {
+    let mut text = format!("\n{title}\n");
+    let _ = writeln!(
+        text,
+        "  {:<14}{:>24}   {:<22}{:>22}  goal",
+        "", "added us, min..max", "relative, min..max", "a second, without with"
+    );
+    for Added { line, without, goal } in all {
+        let cost = format!("{:.2}  {:.2}..{:.2}", line.cost.median, line.cost.min, line.cost.max);
+        let ratio = format!("{:.2}  {:.2}..{:.2}", line.ratio.median, line.ratio.min, line.ratio.max);
+        let rate = |load: Option<LoadFigures>| load.map_or(0.0, |load| load.rate);
+        let rates = format!("{:.0} {:.0}", rate(*without), rate(line.load));
+        let _ = write!(text, "  {:<14}{cost:>24}   {ratio:<22}{rates:>22}", line.contender);
+        if let Some(goal) = *goal {
+            let _ = write!(text, "  {}", verdict(line.cost.median, Goal { aim: goal, limit: goal }));
+        }
+        text.push('\n');
+    }
+    print!("{text}");
+    let _ = std::io::stdout().flush();
+}
+
 /// How a value stands to its goal.
 pub(crate) fn verdict(value: f64, goal: Goal) -> String {
     let Goal { aim, limit } = goal;

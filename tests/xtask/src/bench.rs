@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::plugins;
 use crate::setup::{self, Needs};
 use crate::shell::{self, cargo};
 
@@ -9,6 +10,7 @@ use crate::shell::{self, cargo};
 pub(crate) fn run(name: Option<&str>, arguments: &[String]) -> Result<()> {
     setup::run(Needs::Bench)?;
     shell::run(cargo(&["build", "--release", "--workspace", "--bins"]))?;
+    plugins::build("release")?;
     let mut command = cargo(&["run", "--release", "--quiet", "--package", "sluice-bench", "--"]);
     command.args(name).args(arguments);
     shell::run(command)

@@ -14,7 +14,7 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     setup::run(Needs::Test)?;
     sources()?;
     build()?;
-    plugins::build()?;
+    plugins::build("debug")?;
     // The programs the tests start are built above; a test builds nothing.
     tests(&["--workspace", "--no-fail-fast"])?;
     tests(&["--workspace", "--no-fail-fast", "--manifest-path", PLUGINS])?;
@@ -48,7 +48,7 @@ fn tests(arguments: &[&str]) -> Result<()> {
 pub(crate) fn tests_named(filter: &str) -> Result<()> {
     setup::run(Needs::Test)?;
     build()?;
-    plugins::build()?;
+    plugins::build("debug")?;
     run(cargo(&["test", "--workspace", "--no-fail-fast", "--", filter]))
 }
 

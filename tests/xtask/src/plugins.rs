@@ -1,5 +1,5 @@
-//! Builds the plugins of `plugins/`, each only when its sources changed, and runs
-//! their own tests.
+//! Builds the plugins of `plugins/` and the guests of `tests/guests`, each only
+//! when its sources changed, and runs the plugins' own tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,27 +17,29 @@ const SHARED: [&str; 3] = ["guest-sdk/src", "plugins/Cargo.lock", "wit"];
 /// Builds the host's program, all plugins, and tests them.
 pub(crate) fn all() -> Result<()> {
     shell::run(cargo(&["build", "--workspace", "--bins"]))?;
-    build()?;
+    build("debug")?;
     shell::run(cargo(&["test", "--manifest-path", "plugins/Cargo.toml", "--workspace", "--quiet"]))
 }
 
-/// Builds the plugins whose sources changed, into `target/plugins`. The host's
-/// program is there.
-pub(crate) fn build() -> Result<()> {
+/// Builds the plugins and guests whose sources changed, into `target/plugins` and
+/// `target/guests`. The host's program is there, built by `profile`.
+pub(crate) fn build(profile: &str) -> Result<()> {
     let target = root().join(crate::check::target_folder());
-    let sluice = target.join("debug/sluice");
-    for folder in folders()? {
+    let sluice = target.join(profile).join("sluice");
+    for (kind, folder) in folders("plugins", "plugins")?.into_iter().chain(folders("tests/guests", "guests")?)
+    {
         let name = folder.file_name().context("a plugin's folder has a name")?.to_string_lossy().into_owned();
-        let component = target.join("plugins").join(format!("{name}.wasm"));
+        let component = target.join(kind).join(format!("{name}.wasm"));
         if is_fresh(&component, &folder)? {
             continue;
         }
-        let path = format!("plugins/{name}");
-        let arguments = ["plugin", "build", &path, "--out", &component.to_string_lossy()];
-        let mut build = command(&sluice.to_string_lossy(), &arguments);
+        let (path, out) = (folder.to_string_lossy(), component.to_string_lossy());
+        let mut build = command(&sluice.to_string_lossy(), &["plugin", "build", &path, "--out", &out]);
         // Tools of other registries stay within the project; plugins have their
-        // own target folder whatever the host's is.
-        build.env("SLUICE_TOOLS", target.join("guest-tools")).env_remove("CARGO_TARGET_DIR");
+        // own target folder whatever the host's is, and guests share it, so that
+        // std is built once.
+        build.env("SLUICE_TOOLS", target.join("guest-tools"));
+        build.env("CARGO_TARGET_DIR", root().join("plugins/target"));
         shell::run(build)?;
     }
     place_in_examples(&target.join("plugins"))
@@ -59,15 +61,15 @@ fn place_in_examples(components: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Folders of plugins, in order.
-fn folders() -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(root().join("plugins")).context("cannot read plugins/")?;
+/// Folders of plugins below a folder, in order, with the kind they are.
+fn folders(parent: &str, kind: &'static str) -> Result<Vec<(&'static str, PathBuf)>> {
+    let entries = fs::read_dir(root().join(parent)).with_context(|| format!("cannot read {parent}/"))?;
     let mut folders: Vec<PathBuf> = entries
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))
         .filter(|path| MANIFESTS.iter().any(|manifest| path.join(manifest).is_file()))
         .collect();
     folders.sort();
-    Ok(folders)
+    Ok(folders.into_iter().map(|folder| (kind, folder)).collect())
 }
 
 /// Whether the component is newer than everything it is made of.

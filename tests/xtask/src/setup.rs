@@ -93,6 +93,11 @@ const PACKAGES: &[Package] = &[
         Sign::File("/usr/lib/python3.11/ensurepip/__main__.py"),
         "makes components of Python",
     ),
+    for_bench(
+        "libnginx-mod-http-lua",
+        Sign::File("/usr/lib/nginx/modules/ngx_http_lua_module.so"),
+        "runs the filters nginx is compared with in Lua",
+    ),
     for_bench("wrk", Sign::Program("wrk"), "makes HTTP/1.1 load in benchmarks"),
     for_bench("nghttp2-client", Sign::Program("h2load"), "makes HTTP/2 load in benchmarks"),
 ];

@@ -11,10 +11,11 @@ use super::{HOST, Recorder, Stream};
 pub(super) async fn session(
     mut stream: impl Stream,
     path: &str,
+    upload: usize,
     body_bytes: usize,
     recorder: &Recorder,
 ) -> Result<()> {
-    let request = request(path);
+    let request = request(path, upload);
     let mut buffer = vec![0; 32 * 1024];
     while !recorder.is_over.get() {
         let started = Instant::now();
@@ -29,14 +30,22 @@ pub(super) async fn session(
 
 /// One request and its answer.
 pub(crate) async fn exchange(stream: &mut impl Stream, path: &str, body_bytes: usize) -> Result<()> {
-    stream.write_all(&request(path)).await?;
+    stream.write_all(&request(path, 0)).await?;
     stream.flush().await?;
     receive(stream, &mut vec![0; 4096], body_bytes).await
 }
 
-fn request(path: &str) -> Vec<u8> {
-    format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nAccept: */*\r\n\r\n")
-        .into_bytes()
+/// A request with `upload` bytes of text, or none.
+fn request(path: &str, upload: usize) -> Vec<u8> {
+    let (method, length) = match upload {
+        0 => ("GET", String::new()),
+        _ => ("POST", format!("Content-Type: text/plain\r\nContent-Length: {upload}\r\n")),
+    };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nAccept: */*\r\n{length}\r\n"
+    );
+    let text = b"The quick brown fox jumps over the lazy dog. ".iter().copied().cycle().take(upload);
+    head.into_bytes().into_iter().chain(text).collect()
 }
 
 /// Reads one answer whose body must have `body_bytes`, and nothing after it.

@@ -36,7 +36,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
 pub(crate) const HOST: &str = "bench.test";
 
 /// What a stretch of load came to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Outcome {
     /// Operations finished while it was measured.
     pub(crate) operations: u64,
@@ -177,12 +177,13 @@ fn start(load: Load, ports: &Ports, tls: &Tls, recorder: &Rc<Recorder>) -> Resul
         let (tls, recorder) = (tls.clone(), recorder.clone());
         sessions.spawn_local(async move {
             match load {
-                Load::Http { tls: false, path, body_bytes, .. } => {
-                    http1::session(connect(port, index).await?, path, body_bytes, &recorder).await
+                Load::Http { tls: false, path, upload, body_bytes, .. } => {
+                    let stream = connect(port, index).await?;
+                    http1::session(stream, path, upload, body_bytes, &recorder).await
                 }
-                Load::Http { path, body_bytes, .. } => {
+                Load::Http { path, upload, body_bytes, .. } => {
                     let stream = tls.connect(connect(port, index).await?, b"http/1.1").await?;
-                    http1::session(stream, path, body_bytes, &recorder).await
+                    http1::session(stream, path, upload, body_bytes, &recorder).await
                 }
                 Load::Http2 { streams, path, body_bytes, .. } => {
                     let stream = tls.connect(connect(port, index).await?, b"h2").await?;

@@ -1,4 +1,5 @@
-//! An edge function that does what it is asked to, good or bad: the path says.
+//! An edge function that does what it is asked to, good or bad: the last segment
+//! of the path says.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +24,7 @@ impl wasip2::exports::http::incoming_handler::Guest for Edge {
         let number = REQUESTS.fetch_add(1, Ordering::Relaxed) + 1;
         let target = request.path_with_query().unwrap_or_default();
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        match path {
+        match &path[path.rfind('/').unwrap_or(0)..] {
             "/hello" => respond(out, 200, b"hello"),
             "/count" => respond(out, 200, number.to_string().as_bytes()),
             "/echo" => echo(&request, out),
