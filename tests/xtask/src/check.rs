@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::setup::{self, Needs};
-use crate::shell::{cargo, command, failed_targets, root, run};
+use crate::shell::{cargo, failed_targets, root, run};
 use crate::{boundaries, floors, fuzz, licences, plugins};
 
 /// The plugins we ship, a workspace of their own.
@@ -18,7 +18,6 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     // The programs the tests start are built above; a test builds nothing.
     tests(&["--workspace", "--no-fail-fast"])?;
     tests(&["--workspace", "--no-fail-fast", "--manifest-path", PLUGINS])?;
-    examples()?;
     if long {
         let long = ["--features", "long", "--test", "long", "--test", "long_lines"];
         run(cargo(&[&["test", "--package", "sluice-tests"], &long[..]].concat()))?;
@@ -66,20 +65,6 @@ pub(crate) fn sources() -> Result<()> {
 
 fn build() -> Result<()> {
     run(cargo(&["build", "--workspace", "--bins"]))
-}
-
-/// Every example directory is a valid store.
-fn examples() -> Result<()> {
-    let sluice = root().join(target_folder()).join("debug/sluice");
-    let mut stores: Vec<_> = std::fs::read_dir(root().join("examples"))?
-        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-        .filter(|path| path.is_dir())
-        .collect();
-    stores.sort();
-    for store in stores {
-        run(command(&sluice.to_string_lossy(), &["check", &store.to_string_lossy()]))?;
-    }
-    Ok(())
 }
 
 /// Where cargo builds, seen from the root.

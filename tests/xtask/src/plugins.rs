@@ -24,11 +24,23 @@ pub(crate) fn all() -> Result<()> {
 /// Builds the plugins and guests whose sources changed, into `target/plugins` and
 /// `target/guests`. The host's program is there, built by `profile`.
 pub(crate) fn build(profile: &str) -> Result<()> {
+    build_where(profile, |_| true)
+}
+
+/// Builds these alone.
+pub(crate) fn build_these(profile: &str, names: &[&str]) -> Result<()> {
+    build_where(profile, |name| names.contains(&name))
+}
+
+fn build_where(profile: &str, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
     let target = root().join(crate::check::target_folder());
     let sluice = target.join(profile).join("sluice");
     for (kind, folder) in folders("plugins", "plugins")?.into_iter().chain(folders("tests/guests", "guests")?)
     {
         let name = folder.file_name().context("a plugin's folder has a name")?.to_string_lossy().into_owned();
+        if !is_wanted(&name) {
+            continue;
+        }
         let component = target.join(kind).join(format!("{name}.wasm"));
         if is_fresh(&component, &folder)? {
             continue;

@@ -24,6 +24,33 @@ const fn step(title: &'static str, command: &'static str, shows: &'static str) -
 /// Commands run in the demo's folder, with the programs on the path. A step may
 /// be run several times.
 const STEPS: &[Step] = &[
+    step(
+        "The page of the chat",
+        "curl --cacert ca.pem https://localhost:8443/chat/",
+        "Log in with your phone",
+    ),
+    step(
+        "A browser's login: it asks for a code, the terminal client confirms it as the phone of user 7, \
+         and the browser has its session",
+        "curl -s --cacert ca.pem -c cookies -X POST https://localhost:8443/chat/login/start | \
+         grep -o '\"token\":\"[^\"]*' | cut -d'\"' -f4 > code; \
+         echo \"/confirm $(cat code)\" | chat --connect 127.0.0.1:9443 --ca ca.pem --user 7; \
+         curl --cacert ca.pem -b cookies \"https://localhost:8443/chat/login/poll?token=$(cat code)\"",
+        "\"state\":\"confirmed\"",
+    ),
+    step(
+        "What a browser does where WebSocket is blocked: a session that is polled",
+        "curl --cacert ca.pem -d '{\"cmd\": 257, \"body\": {\"userId\": 7, \"token\": \"demo-7\"}}' \
+         'https://localhost:8443/im?session=new&user=7' > session; field() { grep -o \"\\\"$1\\\":\\\"[^\\\"]*\" session | \
+         cut -d'\"' -f4; }; curl --cacert ca.pem -H \"X-Session-Token: $(field token)\" \
+         \"https://localhost:8443/im?session=$(field session)&cursor=0&wait=5s\"",
+        "\"line\":\"leased\"",
+    ),
+    step(
+        "Where clients connect, the best first",
+        "curl --cacert ca.pem https://localhost:8443/chat/access-points",
+        "\"region\":\"here\"",
+    ),
     step("The PHP site over HTTP/2", "curl --cacert ca.pem -i https://localhost:8443/status", "HTTP/2 200"),
     step(
         "What an upstream receives",
@@ -102,6 +129,7 @@ pub(crate) struct Page {
     folder: String,
     programs: String,
     steps: Vec<(&'static Step, String)>,
+    chat: String,
 }
 
 impl Page {
@@ -109,12 +137,15 @@ impl Page {
         let own = std::env::current_exe().expect("a running program has a path");
         let programs = own.parent().unwrap_or(Path::new(".")).display().to_string();
         let steps = STEPS.iter().map(|step| (step, place.with_ports(step.command))).collect();
-        Page { folder: place.folder().display().to_string(), programs, steps }
+        let chat = place.with_ports("https://localhost:8443/chat/");
+        Page { chat, folder: place.folder().display().to_string(), programs, steps }
     }
 
     /// Prints it for a person.
     pub(crate) fn print(&self) {
-        println!("\nSluice is running. In another terminal:\n");
+        println!("\nSluice is running. The chat in a browser, which warns of the demo's own certificate:\n");
+        println!("  {}", self.chat);
+        println!("\nIn another terminal:\n");
         println!("  cd {}", self.folder);
         println!("  export PATH={}:$PATH", self.programs);
         for (at, (step, command)) in self.steps.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! What the demo starts, and where its files and ports are.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,11 +10,20 @@ use std::time::Duration;
 use sluice_harness::{Authority, Identity, Port, Process, Raw, Signal, program, tool};
 
 /// Ports that `examples/demo` names, and the control ports beside them.
-const PORTS: [u16; 11] = [8443, 9443, 8001, 8002, 8003, 9001, 9002, 9009, 9090, 9091, 9180];
+const PORTS: [u16; 12] = [8443, 8444, 9443, 8001, 8002, 8003, 9001, 9002, 9009, 9090, 9091, 9180];
+
+/// Keys that stand in the example, each replaced by chance, and the variable of
+/// the IM server that has it.
+const KEYS: [(&str, &str); 2] = [
+    ("demo-confirm-key-of-32-bytes-or-more", "QR_CONFIRM_KEY"),
+    ("demo-session-key-of-32-bytes-or-more", "QR_SESSION_KEY"),
+];
 
 /// The demo's folder and its ports.
 pub(crate) struct Place {
     folder: PathBuf,
+    /// What stands for each of [`KEYS`].
+    keys: [String; 2],
     /// Port of the example to port in use.
     ports: BTreeMap<u16, u16>,
     // Held for as long as the demo runs.
@@ -34,7 +44,7 @@ impl Place {
         // What an earlier demo left behind; there may be none.
         let _ = std::fs::remove_dir_all(&folder);
         let ports = PORTS.into_iter().map(|port| (port, port)).collect();
-        Place::fill(Place { folder, ports, _held: Vec::new(), _temporary: None })
+        Place::fill(Place { folder, keys: chance(), ports, _held: Vec::new(), _temporary: None })
     }
 
     /// Free ports and a temporary folder.
@@ -43,14 +53,15 @@ impl Place {
         let held: Vec<Port> = PORTS.iter().map(|_| Port::free()).collect();
         let ports = PORTS.into_iter().zip(held.iter().map(Port::number)).collect();
         let folder = temporary.path().join("demo");
-        Place::fill(Place { folder, ports, _held: held, _temporary: Some(temporary) })
+        Place::fill(Place { folder, keys: chance(), ports, _held: held, _temporary: Some(temporary) })
     }
 
     /// Copies the example's store and adds what is made anew each time:
-    /// certificates and the boot file.
+    /// certificates, keys, components and the boot file.
     fn fill(self) -> Place {
         self.copy(&workspace().join("examples/demo"), &self.file("conf"));
         std::fs::create_dir_all(self.file("conf/ssls")).expect("the store can be made");
+        self.add_components();
         let authority = Authority::new("Sluice demo root");
         self.write("ca.pem", &authority.pem());
         let ssl = |identity: Identity| identity.ssl(&["localhost"]).to_string();
@@ -71,9 +82,26 @@ impl Place {
             let target = to.join(path.file_name().expect("an entry has a name"));
             if path.is_dir() {
                 self.copy(&path, &target);
-            } else {
+            } else if path.extension().is_none_or(|ending| ending != "wasm") {
                 let text = std::fs::read_to_string(&path).expect("an example is text");
+                let text =
+                    KEYS.iter().zip(&self.keys).fold(text, |text, ((key, _), own)| text.replace(key, own));
                 std::fs::write(target, self.with_ports(&text)).expect("the store can be written");
+            }
+        }
+    }
+
+    /// Puts the component of each module beside its object.
+    fn add_components(&self) {
+        let own = std::env::current_exe().expect("a running program has a path");
+        let built =
+            own.ancestors().nth(2).expect("programs are in a folder of the target folder").join("plugins");
+        for object in std::fs::read_dir(self.file("conf/modules")).expect("the store can be read") {
+            let object = object.expect("the store can be read").path();
+            let name = object.with_extension("wasm");
+            let component = built.join(name.file_name().expect("an object's file has a name"));
+            if let Err(error) = std::fs::copy(&component, &name) {
+                panic!("{}: {error}; `cargo xtask plugins` builds it", component.display());
             }
         }
     }
@@ -106,6 +134,16 @@ impl Place {
     }
 }
 
+/// Two keys nobody knows.
+fn chance() -> [String; 2] {
+    let mut chance = std::fs::File::open("/dev/urandom").expect("the system has chance");
+    [(); 2].map(|()| {
+        let mut bytes = [0; 32];
+        chance.read_exact(&mut bytes).expect("chance has no end");
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    })
+}
+
 /// The workspace's root.
 fn workspace() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
@@ -136,6 +174,8 @@ impl Parts {
         let mut im = Command::new(program("im-server"));
         im.arg("--line").arg(format!("leased={}", place.address(9001)));
         im.arg("--line").arg(format!("public={}", place.address(9002)));
+        im.arg("--qr-login").arg(format!("{}/chat/login/confirm", place.address(8444)));
+        im.envs(KEYS.iter().map(|(_, variable)| variable).zip(&place.keys));
         im.arg("--control").arg(place.address(9009).to_string()).arg("--proxy-protocol");
         parts.spawn(place, "im-server", im, place.address(9009), Signal::TERM);
 
