@@ -228,14 +228,18 @@ impl Http {
     ///
     /// # Panics
     /// With the answer, when it is none.
-    pub async fn events(mut self, target: &str, last: Option<u64>) -> Events {
+    pub async fn events(self, target: &str, last: Option<u64>) -> Events {
+        in_time("a stream", self.try_events(target, last)).await.expect("an event stream")
+    }
+
+    /// The same; none when it is refused or the connection breaks.
+    pub async fn try_events(mut self, target: &str, last: Option<u64>) -> Option<Events> {
         let last = last.map(|id| format!("Last-Event-ID: {id}\r\n")).unwrap_or_default();
         let head = self.head("GET", target, &format!("Accept: text/event-stream\r\n{last}"));
-        self.stream.write_all(head.as_bytes()).await.expect("the gateway reads");
-        let (status, head) =
-            in_time("the stream's head", self.read_head()).await.expect("the gateway answers");
-        assert!(status == 200 && head.contains("text/event-stream"), "{head}");
-        Events { http: self, text: String::new() }
+        self.stream.write_all(head.as_bytes()).await.ok()?;
+        let (status, head) = self.read_head().await.ok()?;
+        let is_stream = status == 200 && head.contains("text/event-stream");
+        is_stream.then(|| Events { http: self, text: String::new() })
     }
 
     fn head(&self, method: &str, target: &str, more: &str) -> String {

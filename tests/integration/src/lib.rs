@@ -7,12 +7,14 @@
 //! long sessions busy; [`changes`] changes the configuration meanwhile.
 //! [`admin`] talks to the Admin API.
 //! [`lines`] has lines, IM frames and small upstreams. [`im`] has the IM service
-//! behind an HTTP route, and clients that speak JSON to it.
+//! behind an HTTP route, and clients that speak JSON to it;
+//! [`im_soak`] has many that talk to each other.
 
 pub mod admin;
 pub mod changes;
 pub mod frames;
 pub mod im;
+pub mod im_soak;
 pub mod lines;
 pub mod load;
 pub mod origin;

@@ -13,7 +13,7 @@ fn fifty_cuts_lose_no_safe_request_and_no_memory() {
     let sluice = Sluice::builder()
         .listener("edge", json!({"protocol": "http"}))
         .put("upstreams", "app", &upstream)
-        .put("routes", "all", &json!({"uri": "/*", "upstream_id": "app"}))
+        .put("routes", "all", json!({"uri": "/*", "upstream_id": "app"}))
         .start();
     wait_active(&sluice, "app", "leased");
     let load = SteadyLoad::get(sluice.address("edge"), "test", "/", 8, 50);

@@ -19,7 +19,7 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     tests(&["--workspace", "--no-fail-fast"])?;
     tests(&["--workspace", "--no-fail-fast", "--manifest-path", PLUGINS])?;
     if long {
-        let long = ["--features", "long", "--test", "long", "--test", "long_lines"];
+        let long = ["--features", "long", "--test", "long", "--test", "long_lines", "--test", "long_im"];
         run(cargo(&[&["test", "--package", "sluice-tests"], &long[..]].concat()))?;
         fuzz::run(None, 60)?;
     }
