@@ -17,6 +17,8 @@ pub(crate) enum Bench {
     Tlv,
     /// What plugins add: calls of a filter, fresh instances, edge functions, the firewall
     Plugin,
+    /// JSON to frames and back, and WebSocket to frames, against nginx with Lua
+    Im,
     /// Memory of idle connections
     Idle,
     /// Time until five nodes on one etcd have applied a write; only when it is named
@@ -25,8 +27,8 @@ pub(crate) enum Bench {
 
 impl Bench {
     /// Those that run when none is named, in their order.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Plugin, Self::Idle];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Plugin, Self::Im, Self::Idle];
 }
 
 /// What a client does over and over.
@@ -41,6 +43,10 @@ pub(crate) enum Load {
     Handshake { connections: usize },
     /// `batch` frames sent in one write, all awaited before the next.
     Tlv { connections: usize, frame_bytes: usize, batch: usize },
+    /// One message at a time as JSON on each of `connections`, which becomes a frame.
+    Json { connections: usize },
+    /// The like of `Tlv`, each frame as a WebSocket message.
+    WebSocket { connections: usize, frame_bytes: usize, batch: usize },
 }
 
 /// What is to be reached.
@@ -101,6 +107,27 @@ pub(crate) const CASES: &[Case] = &[
         operation: "frame",
         load: Load::Tlv { connections: CONNECTIONS, frame_bytes: 1024, batch: 16 },
         goal: Goal { aim: 0.60, limit: 0.70 },
+    },
+    Case {
+        bench: Bench::Im,
+        name: "im-json-request",
+        operation: "request",
+        load: Load::Json { connections: CONNECTIONS },
+        goal: Goal { aim: 0.45, limit: 0.45 },
+    },
+    Case {
+        bench: Bench::Im,
+        name: "im-websocket-ping-pong-256B",
+        operation: "message",
+        load: Load::WebSocket { connections: CONNECTIONS, frame_bytes: 256, batch: 1 },
+        goal: Goal { aim: 0.65, limit: 0.65 },
+    },
+    Case {
+        bench: Bench::Im,
+        name: "im-websocket-pipelined-256B",
+        operation: "message",
+        load: Load::WebSocket { connections: CONNECTIONS, frame_bytes: 256, batch: 16 },
+        goal: Goal { aim: 0.10, limit: 0.10 },
     },
 ];
 

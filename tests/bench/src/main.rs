@@ -224,15 +224,31 @@ fn under_load(
     tls: &Tls,
     lines: &mut Vec<Line>,
 ) -> Result<()> {
-    let wanted: Vec<&Case> = CASES.iter().filter(|case| is_wanted(options, case.bench, case.name)).collect();
-    if wanted.is_empty() {
-        return Ok(());
+    let wanted = CASES.iter().filter(|case| is_wanted(options, case.bench, case.name));
+    let (im, relayed): (Vec<&Case>, Vec<&Case>) = wanted.partition(|case| case.bench == Bench::Im);
+    let translators: Vec<Contender> = contenders.iter().filter_map(Contender::as_translator).collect();
+    for (cases, contenders) in [(relayed, contenders), (im, &translators[..])] {
+        if !cases.is_empty() {
+            measure(options, circumstances, &cases, contenders, stage, tls, lines)?;
+        }
     }
+    Ok(())
+}
+
+fn measure(
+    options: &Options,
+    circumstances: &Circumstances,
+    wanted: &[&Case],
+    contenders: &[Contender],
+    stage: &Stage,
+    tls: &Tls,
+    lines: &mut Vec<Line>,
+) -> Result<()> {
     let proxies: Vec<Proxy> = contenders
         .iter()
         .map(|contender| Proxy::start(contender, stage, Kit::Plain, 0))
         .collect::<Result<_>>()?;
-    for case in wanted {
+    for &case in wanted {
         let rounds = rounds(case, &proxies, circumstances, stage, tls)?;
         let costs: Vec<Vec<f64>> = rounds.iter().map(|rounds| rounds.iter().map(cost).collect()).collect();
         let figures = rounds.iter().map(|rounds| LoadFigures::of(rounds));

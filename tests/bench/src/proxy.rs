@@ -21,6 +21,10 @@ pub(crate) enum Program {
     Haproxy,
     /// Sluice, from this path.
     Sluice(PathBuf),
+    /// nginx that turns JSON into frames, in Lua.
+    NginxLua,
+    /// Sluice that does so by its module.
+    SluiceIm(PathBuf),
 }
 
 /// One of those that are compared.
@@ -32,12 +36,22 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
+    /// The same as one that turns JSON into frames; none where it cannot.
+    pub(crate) fn as_translator(&self) -> Option<Self> {
+        let (name, program) = match &self.program {
+            Program::Nginx => ("nginx-lua".to_owned(), Program::NginxLua),
+            Program::Sluice(path) => (self.name.clone(), Program::SluiceIm(path.clone())),
+            _ => return None,
+        };
+        Some(Self { name, program })
+    }
+
     /// What the program says of its version.
     pub(crate) fn version(&self) -> String {
         let (program, flag) = match &self.program {
-            Program::Nginx => (Path::new("nginx"), "-v"),
+            Program::Nginx | Program::NginxLua => (Path::new("nginx"), "-v"),
             Program::Haproxy => (Path::new("haproxy"), "-v"),
-            Program::Sluice(path) => (path.as_path(), "--version"),
+            Program::Sluice(path) | Program::SluiceIm(path) => (path.as_path(), "--version"),
         };
         let Ok(output) = Command::new(program).arg(flag).output() else { return "absent".into() };
         let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
@@ -126,16 +140,19 @@ impl Proxy {
         }
         let child = child.with_context(|| format!("cannot start {}", contender.name))?;
         let mut proxy = Self { name: contender.name.clone(), ports, child, directory };
-        proxy.wait_until_ready(match kit {
-            Kit::Plain => START_TIMEOUT,
-            Kit::Plugins(_) => COMPILE_TIMEOUT,
-        })?;
+        let translates = matches!(contender.program, Program::NginxLua | Program::SluiceIm(_));
+        let all = [ports.http, ports.https, ports.tlv, ports.tlvs];
+        let timeout = match kit {
+            Kit::Plain if !translates => START_TIMEOUT,
+            _ => COMPILE_TIMEOUT,
+        };
+        proxy.wait_until_ready(if translates { &all[..1] } else { &all }, timeout)?;
         Ok(proxy)
     }
 
-    fn wait_until_ready(&mut self, timeout: Duration) -> Result<()> {
+    fn wait_until_ready(&mut self, ports: &[SocketAddr], timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        for port in [self.ports.http, self.ports.https, self.ports.tlv, self.ports.tlvs] {
+        for port in ports {
             while TcpStream::connect(port).is_err() {
                 if let Some(status) = self.child.try_wait()? {
                     bail!("{} ended with {status}:\n{}", self.name, self.log());
@@ -242,6 +259,28 @@ fn command(
                 write("conf/plugins.yaml", include_str!("../peers/sluice/plugins.yaml"))?;
                 write_modules(components, &directory.join("conf/modules"))?;
             }
+            let mut command = Command::new(path);
+            command.arg("run").arg("-c").arg(boot);
+            command
+        }
+        Program::NginxLua => {
+            let file = write("nginx.conf", include_str!("../peers/nginx-im.conf"))?;
+            fs::write(directory.join("im.lua"), include_str!("../peers/im.lua"))?;
+            let mut command = Command::new("nginx");
+            command.arg("-p").arg(directory).arg("-e").arg(directory.join("error.log")).arg("-c").arg(file);
+            command
+        }
+        Program::SluiceIm(path) => {
+            for folder in ["conf/modules", "conf/protos"] {
+                fs::create_dir_all(directory.join(folder))?;
+            }
+            let boot = write("sluice.yaml", include_str!("../peers/sluice/sluice.yaml"))?;
+            write("conf/im.yaml", include_str!("../peers/sluice/im.yaml"))?;
+            let proto = serde_json::json!({ "content": include_str!("../../../proto/im/v1/im.proto") });
+            fs::write(directory.join("conf/protos/im.json"), proto.to_string())?;
+            let component = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins/transcode.wasm");
+            fs::copy(component, directory.join("conf/modules/transcode.wasm"))
+                .with_context(|| format!("{component}: `cargo xtask plugins` builds it"))?;
             let mut command = Command::new(path);
             command.arg("run").arg("-c").arg(boot);
             command

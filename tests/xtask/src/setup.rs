@@ -96,8 +96,9 @@ const PACKAGES: &[Package] = &[
     for_bench(
         "libnginx-mod-http-lua",
         Sign::File("/usr/lib/nginx/modules/ngx_http_lua_module.so"),
-        "runs the filters nginx is compared with in Lua",
+        "runs the filters and the IM gateway Sluice is compared with in Lua",
     ),
+    for_bench("lua-cjson", Sign::File("/usr/share/doc/lua-cjson/copyright"), "JSON for the latter"),
     for_bench("wrk", Sign::Program("wrk"), "makes HTTP/1.1 load in benchmarks"),
     for_bench("nghttp2-client", Sign::Program("h2load"), "makes HTTP/2 load in benchmarks"),
 ];

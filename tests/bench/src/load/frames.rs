@@ -46,7 +46,7 @@ pub(crate) async fn exchange(stream: &mut impl Stream) -> Result<()> {
 }
 
 /// A chat message of `bytes` altogether.
-fn frame(bytes: usize, sequence: u16) -> Vec<u8> {
+pub(super) fn frame(bytes: usize, sequence: u16) -> Vec<u8> {
     let body = bytes - OVERHEAD;
     let mut frame = vec![0x09, 0, 1, 0, 2, 0x03, 0x20];
     frame.extend_from_slice(&sequence.to_be_bytes());

@@ -5,6 +5,7 @@ mod frames;
 mod handshakes;
 mod http1;
 mod http2;
+mod im;
 mod tls;
 
 use std::cell::{Cell, RefCell};
@@ -190,6 +191,10 @@ fn start(load: Load, ports: &Ports, tls: &Tls, recorder: &Rc<Recorder>) -> Resul
                     http2::session(stream, streams, path, body_bytes, &recorder).await
                 }
                 Load::Handshake { .. } => handshakes::session(port, index, &tls, &recorder).await,
+                Load::Json { .. } => im::requests(connect(port, index).await?, &recorder).await,
+                Load::WebSocket { frame_bytes, batch, .. } => {
+                    im::messages(connect(port, index).await?, frame_bytes, batch, &recorder).await
+                }
                 Load::Tlv { frame_bytes, batch, .. } => {
                     frames::session(connect(port, index).await?, frame_bytes, batch, &recorder).await
                 }
@@ -197,7 +202,9 @@ fn start(load: Load, ports: &Ports, tls: &Tls, recorder: &Rc<Recorder>) -> Resul
         });
     };
     let (connections, port) = match load {
-        Load::Http { connections, tls: false, .. } => (connections, ports.http),
+        Load::Http { connections, tls: false, .. }
+        | Load::Json { connections }
+        | Load::WebSocket { connections, .. } => (connections, ports.http),
         Load::Http { connections, .. }
         | Load::Http2 { connections, .. }
         | Load::Handshake { connections } => (connections, ports.https),
