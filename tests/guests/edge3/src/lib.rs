@@ -10,7 +10,7 @@ struct Edge;
 impl wasip3::exports::http::handler::Guest for Edge {
     async fn handle(request: Request) -> Result<Response, ErrorCode> {
         let path = request.get_path_with_query().unwrap_or_default();
-        if path == "/refuse" {
+        if path.ends_with("/refuse") {
             return Err(ErrorCode::InternalError(None));
         }
         let (mut body, body_end) = wit_stream::new();
