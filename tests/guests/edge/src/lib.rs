@@ -71,7 +71,9 @@ impl wasip2::exports::http::incoming_handler::Guest for Edge {
 }
 
 fn respond(out: ResponseOutparam, status: u16, text: &[u8]) {
-    let response = OutgoingResponse::new(Fields::from_list(&[("x-edge".to_owned(), b"yes".to_vec())]).unwrap());
+    let length = text.len().to_string().into_bytes();
+    let fields = [("x-edge".to_owned(), b"yes".to_vec()), ("content-length".to_owned(), length)];
+    let response = OutgoingResponse::new(Fields::from_list(&fields).unwrap());
     response.set_status_code(status).unwrap();
     let body = response.body().unwrap();
     ResponseOutparam::set(out, Ok(response));
