@@ -28,7 +28,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("prometheus_client", &["observe/"]),
     ("regex", &["admin/api/", "config/objects/", "route/", "filter/", "net/tls/"]),
     ("rustls", &["net/tls/", "net/stream.rs", "plugin/edge/outgoing.rs", "upstream/"]),
-    ("serde_saphyr", &["config/", "app/boot.rs"]),
+    ("serde_saphyr", &["config/", "app/boot.rs", "app/plugin/test/cases.rs"]),
     ("socket2", &["net/", "server/", "upstream/"]),
     ("tokio_rustls", &["net/", "plugin/edge/outgoing.rs", "upstream/"]),
     ("tokio_tungstenite", &["proxy/im/"]),
