@@ -63,8 +63,10 @@ pub(crate) fn sources() -> Result<()> {
     run(cargo(&[&lints[..], &["--", "--deny", "warnings"]].concat()))
 }
 
+/// Programs and tests at once: apart, cargo would build what both depend on twice,
+/// as tests ask for more features of it.
 fn build() -> Result<()> {
-    run(cargo(&["build", "--workspace", "--bins"]))
+    run(cargo(&["build", "--workspace", "--bins", "--tests"]))
 }
 
 /// Where cargo builds, seen from the root.
