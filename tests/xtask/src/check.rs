@@ -57,7 +57,9 @@ pub(crate) fn sources() -> Result<()> {
     boundaries::check(&root())?;
     floors::check(&root())?;
     licences::check()?;
-    run(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"]))?;
+    let long = ["--features", "sluice-tests/long"];
+    let lints = ["clippy", "--workspace", "--all-targets", "--quiet"];
+    run(cargo(&[&lints[..], &long[..], &["--", "--deny", "warnings"]].concat()))?;
     run(cargo(&["fmt", "--all", "--manifest-path", PLUGINS, "--", "--check"]))?;
     let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--manifest-path", PLUGINS];
     run(cargo(&[&lints[..], &["--", "--deny", "warnings"]].concat()))
