@@ -29,7 +29,7 @@ pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// The most entries of one table.
 pub const TABLE_ENTRIES_MAX: usize = 20_000;
 /// Core instances, memories and tables of one component; interpreters for
-/// JavaScript and Python need 8 and 14 core instances.
+/// JavaScript and Python need 8 and 38 core instances.
 const CORE_INSTANCES_MAX: u32 = 48;
 const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;

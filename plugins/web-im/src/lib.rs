@@ -100,7 +100,7 @@ impl Plugin for WebIm {
             let may_be_empty = field == "access_points";
             // `//host` is another origin, which the page may not talk to.
             let is_path = path.starts_with('/') && !path.starts_with("//");
-            if !is_path && !(may_be_empty && path.is_empty()) {
+            if !(is_path || may_be_empty && path.is_empty()) {
                 return Err(ConfigError::new(field, format_args!("{path:?}"), "not a path such as \"/im\""));
             }
         }
