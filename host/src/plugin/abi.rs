@@ -270,3 +270,6 @@ pub(super) type DecodeReply<'a> = ((u32, u32, &'a [u8]), (Result<Vec<u8>, Transc
 pub(super) type EncodeMessage<'a> = ((&'a [u8], Option<u64>), (Result<TextMessage, TranscodeProblem>,));
 pub(super) type DecodeMessage<'a> = ((u32, Option<&'a str>, &'a [u8]), (Result<Vec<u8>, TranscodeProblem>,));
 pub(super) type TextFields<'a> = ((u32, &'a [u8]), (Result<Vec<String>, TranscodeProblem>,));
+
+#[cfg(test)]
+mod tests;

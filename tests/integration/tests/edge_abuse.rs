@@ -63,6 +63,9 @@ fn a_function_that_fails_costs_its_own_request_alone() {
         assert_eq!((next.status, next.text().as_str()), (200, "hello"), "after {path}");
     }
     assert_eq!((failures(&sluice, "deadline"), failures(&sluice, "trap")), (1, 4));
+    // An answer that breaks off is cut, never ended as if it were whole.
+    let half = get(&sluice, "/f/half");
+    assert!(half.exit != 0, "exit {}, status {}, {} bytes", half.exit, half.status, half.body.len());
     let report = load.stop();
     assert_eq!(report.failed, 0, "{:?}", report.failures);
     eventually("every instance is gone", || {
@@ -114,6 +117,18 @@ fn an_instance_serves_one_request_or_many_as_its_object_says() {
     }
     sluice.put("modules", "guest", json!({"instance": "reuse"}));
     eventually("an instance is used again", || (get(&sluice, "/f/count").text() != "1").then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_ends_the_call() {
+    let origin = HttpEcho::start("origin");
+    let sluice = gateway(&origin, "edge", json!({}));
+    let running = || sluice.status_path("/v1/modules")[0]["running"][0]["instances"].as_u64();
+    let mut raw = sluice.connect("edge");
+    raw.send("GET /f/wait HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the function waits", || (running() == Some(1)).then_some(()));
+    drop(raw);
+    eventually("its instance is given up", || (running() == Some(0)).then_some(()));
 }
 
 #[test]

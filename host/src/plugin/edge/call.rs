@@ -23,7 +23,7 @@ use crate::message::{
     ResponseHead, TransferError, UpstreamExchange,
 };
 
-use super::function::{Instances, Place, Ties};
+use super::function::{Fate, Instances, Place, Ties};
 use super::state::DeadlinePassed;
 use crate::plugin::stats::Health;
 use crate::plugin::{CallError, LoadError};
@@ -53,7 +53,7 @@ pub struct EdgeCall {
     length: BodyLength,
     is_head: bool,
     ending: Option<oneshot::Sender<()>>,
-    passed: Arc<AtomicBool>,
+    fate: Arc<Fate>,
     failure: Option<CallError>,
     health: Arc<Health>,
     moved: Moved,
@@ -74,7 +74,7 @@ impl EdgeCall {
             length: BodyLength::Unknown,
             is_head: false,
             ending: None,
-            passed: Arc::default(),
+            fate: Arc::default(),
             failure: None,
             health,
             moved: Moved::default(),
@@ -88,7 +88,7 @@ impl EdgeCall {
     }
 
     fn fail(&mut self, error: CallError) -> TransferError {
-        let error = if self.passed.load(Ordering::Acquire) { CallError::Deadline } else { error };
+        let error = if self.fate.passed.load(Ordering::Acquire) { CallError::Deadline } else { error };
         let code = error.code();
         if self.failure.is_none() {
             self.health.failed(&error);
@@ -109,7 +109,7 @@ impl EdgeCall {
 impl Drop for EdgeCall {
     fn drop(&mut self) {
         // Its client left, perhaps because it did not come back.
-        if !self.ended && self.failure.is_none() && self.passed.load(Ordering::Acquire) {
+        if !self.ended && self.failure.is_none() && self.fate.passed.load(Ordering::Acquire) {
             self.health.failed(&CallError::Deadline);
         }
     }
@@ -200,7 +200,7 @@ impl UpstreamExchange for EdgeCall {
         self.moved.sent += head.fields.text().len() as u64;
         let (sender, ending) = oneshot::channel();
         self.ending = Some(sender);
-        let ties = Ties { ending, passed: Arc::clone(&self.passed) };
+        let ties = Ties { ending, fate: Arc::clone(&self.fate) };
         let handler = self.handler.clone();
         self.answering = Some(Box::pin(async move { handler.handle(ties, request).await }));
         Ok(())
@@ -259,6 +259,12 @@ impl BodyRead for EdgeCall {
                 return Poll::Ready(Err(TransferError::Malformed("body_before_its_head")));
             };
             match ready!(Pin::new(body).poll_frame(context)) {
+                // A guest that fails leaves its answer without an end, which looks
+                // like one.
+                None if self.fate.broke.load(Ordering::Acquire) => {
+                    let error = CallError::Trap("failed in the middle of its answer".to_owned());
+                    return Poll::Ready(Err(self.fail(error)));
+                }
                 None => self.end(),
                 Some(Err(error)) => {
                     return Poll::Ready(Err(self.fail(CallError::Trap(format!("in its answer: {error:?}")))));

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::time::Sleep;
 use wasmtime::component::{
     Component, ComponentExportIndex, ComponentNamedList, GuestTaskId, Instance as Linked, Lift, Linker,
@@ -329,12 +331,17 @@ impl HandlerState for Instances {
             ProxyPre::P2(_) => Proxy::P2(p2::Proxy::new(&mut store, &instance)?),
             ProxyPre::P3(_) => Proxy::P3(p3::Service::new(&mut store, &instance)?),
         };
+        let client = Client::default();
         Ok(Instance {
             store,
             proxy,
             view: EdgeState::http,
-            expiration: Patience::default(),
-            state: InstanceUse { owner: Arc::clone(&self.spec.owner), requests_max: self.spec.requests_max },
+            expiration: Patience { client: Arc::clone(&client), sleep: None },
+            state: InstanceUse {
+                owner: Arc::clone(&self.spec.owner),
+                requests_max: self.spec.requests_max,
+                client,
+            },
         })
     }
 }
@@ -344,14 +351,27 @@ pub(super) struct Ties {
     /// Resolved with `Ok` when the exchange ended well, dropped when it was
     /// broken off.
     pub(super) ending: oneshot::Receiver<()>,
-    /// Set when the request passes its deadline.
-    pub(super) passed: Arc<AtomicBool>,
+    /// How the call went, as far as the instance knows.
+    pub(super) fate: Arc<Fate>,
 }
+
+/// What became of a call on the instance's side.
+#[derive(Debug, Default)]
+pub(super) struct Fate {
+    /// It passed its deadline.
+    pub(super) passed: AtomicBool,
+    /// Its instance failed.
+    pub(super) broke: AtomicBool,
+}
+
+/// The end of the call under way, for who looks at an instance from outside.
+type Client = Arc<Mutex<Option<oneshot::Receiver<()>>>>;
 
 /// How often an instance is used.
 pub(super) struct InstanceUse {
     owner: Arc<Owner>,
     requests_max: usize,
+    client: Client,
 }
 
 impl WorkerState for InstanceUse {
@@ -374,24 +394,34 @@ impl WorkerState for InstanceUse {
         ties: Ties,
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
-        EdgeState::begin(store, self.owner.limits.deadline, ties.passed);
-        Box::pin(async move {
-            if ties.ending.await.is_ok() {
-                std::future::pending::<()>().await;
-            }
-        })
+        EdgeState::begin(store, self.owner.limits.deadline, ties.fate);
+        // Seen from within, the end of a call goes unseen while the guest waits in
+        // a call of the host: it is for [`Patience`] to see.
+        *self.client.lock() = Some(ties.ending);
+        Box::pin(std::future::pending())
     }
 
-    fn drop(&self, _store: Store<EdgeState>, result: Result<(), wasmtime::Error>) {
+    fn drop(&self, store: Store<EdgeState>, result: Result<(), wasmtime::Error>) {
         let Err(error) = result else { return };
+        if self.client.lock().take().is_some_and(|mut ending| ending.try_recv() == Err(TryRecvError::Closed))
+        {
+            tracing::debug!(
+                module = &*self.owner.module,
+                "a client left; the function's instance is dropped"
+            );
+            return;
+        }
+        // Noted before the store is dropped, which ends what it was answering.
+        store.data().broke();
         tracing::warn!(module = &*self.owner.module, error = %error.root_cause(), "edge function failed; its instance is dropped");
         tracing::debug!(module = &*self.owner.module, error = %format_args!("{error:#}"), "where it failed");
     }
 }
 
-/// How long an instance may stay in each state.
-#[derive(Default)]
+/// How long an instance may stay in each state, and that it goes when its client
+/// does.
 pub(super) struct Patience {
+    client: Client,
     sleep: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -409,6 +439,17 @@ impl WorkerExpiration for Patience {
                 WorkerStatus::PostReturn => AFTERWARDS_TIME,
             };
         let own = self.get_mut();
+        let mut client = own.client.lock();
+        if let Some(ending) = &mut *client
+            && let Poll::Ready(ended) = Pin::new(ending).poll(context)
+        {
+            match ended {
+                Ok(()) => *client = None,
+                // It stays, for the instance's end to know why.
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        drop(client);
         let (set, sleep) =
             own.sleep.get_or_insert_with(|| (until, Box::pin(tokio::time::sleep_until(until.into()))));
         if *set != until {

@@ -2,7 +2,7 @@
 //! guest has, and HTTP.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -12,7 +12,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::engine::{EdgeEngine, TICK};
-use super::function::{Counted, Spec};
+use super::function::{Counted, Fate, Spec};
 use super::outgoing::Outgoing;
 use crate::plugin::CallError;
 use crate::plugin::host::{HOST_CALLS_MAX, State};
@@ -26,8 +26,8 @@ pub(in crate::plugin) struct EdgeState {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     pub(super) variables: Arc<WasiConfigVariables>,
-    /// Told when the call under way passes its deadline.
-    passed: Arc<AtomicBool>,
+    /// Told how the call under way goes.
+    fate: Arc<Fate>,
     /// Ticks computed since the last call began.
     ticks: u32,
     ticks_max: u32,
@@ -57,7 +57,7 @@ impl EdgeState {
             http,
             outgoing: Outgoing::new(Arc::clone(&spec.owner)),
             variables: Arc::clone(&spec.variables),
-            passed: Arc::default(),
+            fate: Arc::default(),
             ticks: 0,
             ticks_max: ticks(spec.owner.limits.configure_deadline),
             counted: None,
@@ -71,13 +71,18 @@ impl EdgeState {
     }
 
     /// Gives the next call the whole deadline.
-    pub(super) fn begin(mut store: StoreContextMut<'_, Self>, deadline: Duration, passed: Arc<AtomicBool>) {
+    pub(super) fn begin(mut store: StoreContextMut<'_, Self>, deadline: Duration, fate: Arc<Fate>) {
         let state = store.data_mut();
         state.host.host_calls = HOST_CALLS_MAX;
         state.host.notes.clear();
         state.ticks = 0;
         state.ticks_max = ticks(deadline);
-        state.passed = passed;
+        state.fate = fate;
+    }
+
+    /// Tells the call under way that its instance failed.
+    pub(super) fn broke(&self) {
+        self.fate.broke.store(true, Ordering::Release);
     }
 }
 
@@ -86,7 +91,7 @@ fn tick(mut store: StoreContextMut<'_, EdgeState>) -> Result<UpdateDeadline> {
     let state = store.data_mut();
     state.ticks += 1;
     if state.ticks > state.ticks_max {
-        state.passed.store(true, Ordering::Release);
+        state.fate.passed.store(true, Ordering::Release);
         return Err(wasmtime::Error::new(DeadlinePassed(TICK * state.ticks_max)));
     }
     Ok(UpdateDeadline::Yield(1))
