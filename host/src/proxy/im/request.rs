@@ -332,16 +332,17 @@ fn respond(
     };
     let is_error = tlv.error.is_some_and(|(error, _)| error == reply.command && error != expected);
     let decoded = transcoder.decode_reply(outgoing.command, reply.command, &reply.body);
-    let body = match decoded {
-        Err(problem) if is_error => {
-            let error = ErrorFrame::read(tlv, &reply.body).unwrap_or_default();
-            // What the map of commands says of the error counts more than what
-            // the gateway makes of its code.
-            let status = if problem.status == 502 { error.status() } else { problem.status };
-            return Ok(upstream_refusal(journey, status, &error));
-        }
-        decoded => decoded.map_err(ProxyError::Transcode)?,
-    };
+    if is_error {
+        let error = ErrorFrame::read(tlv, &reply.body).unwrap_or_default();
+        // What the map of commands says of the error counts more than what the
+        // gateway makes of its code.
+        let status = match decoded {
+            Err(problem) if problem.status != 502 => problem.status,
+            _ => error.status(),
+        };
+        return Ok(upstream_refusal(journey, status, &error));
+    }
+    let body = decoded.map_err(ProxyError::Transcode)?;
     let mut response = LocalResponse::new(200, "");
     response.head.fields.append(b"Content-Type", b"application/json");
     response.body = body.into();
