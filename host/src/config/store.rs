@@ -5,7 +5,10 @@
 //! version stays in force. An object that names another one which is not
 //! there is bad as well, until that one comes. An object that is deleted while
 //! something in force still names it is held: it stays in force until nothing
-//! does. So nothing in force ever names what is not.
+//! does. So nothing in force ever names what is not, with one exception: what
+//! names a module that is not there comes into force with the first batch all
+//! the same, quarantined, so that what is built of it can refuse what the module
+//! was to judge. There is nothing else in force then that could stay.
 //!
 //! Reads no file and no clock. The cost of a batch is that of what it changes
 //! and of what names it. Start at [`Store::apply`].
@@ -138,10 +141,14 @@ enum Written {
 /// What a batch does, while it is applied.
 struct Work {
     now: SystemTime,
+    /// Nothing was written before it.
+    is_first: bool,
     /// Keys to look at again.
     dirty: BTreeSet<Key>,
     /// What was in force before the batch, for the keys touched.
     before: HashMap<Key, Option<Object>>,
+    /// Keys that are in force as written for the first time.
+    proven: BTreeSet<Key>,
 }
 
 impl Store {
@@ -168,7 +175,9 @@ impl Store {
     /// Takes in what a source says, and tells what changed: what is named
     /// comes before what names it.
     pub fn apply(&mut self, changes: Vec<DocumentChange>, now: SystemTime) -> Vec<Change> {
-        let mut work = Work { now, dirty: BTreeSet::new(), before: HashMap::new() };
+        let is_first = self.is_empty();
+        let (dirty, proven) = (BTreeSet::new(), BTreeSet::new());
+        let mut work = Work { now, is_first, dirty, before: HashMap::new(), proven };
         for change in changes {
             self.write(change, &mut work);
         }
@@ -176,12 +185,14 @@ impl Store {
         while let Some(key) = work.dirty.pop_first() {
             self.settle(key, &mut work);
         }
+        let proven = work.proven;
         let mut told: Vec<Change> = work
             .before
             .into_iter()
-            .filter_map(|((kind, id), old)| {
-                let new = self.live(kind, &id).cloned();
-                (old != new).then_some(Change { kind, id, old, new })
+            .filter_map(|(key, old)| {
+                let new = self.live(key.0, &key.1).cloned();
+                let is_told = old != new || proven.contains(&key);
+                is_told.then_some(Change { kind: key.0, id: key.1, old, new })
             })
             .collect();
         told.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
@@ -260,9 +271,12 @@ impl Store {
         let Some(entry) = self.entries.get(&key) else { return };
         let (live, problems) = match &entry.written {
             Written::Good(object) => {
-                let dangling = self.dangling(&object.references());
+                let references = object.references();
+                let dangling = self.dangling(&references);
                 if dangling.is_empty() {
                     (Some(object.clone()), None)
+                } else if work.is_first && entry.live.is_none() && self.lacks_modules_alone(&references) {
+                    (Some(object.clone()), Some(dangling))
                 } else {
                     (entry.live.clone(), Some(dangling))
                 }
@@ -275,17 +289,22 @@ impl Store {
             Written::Absent => (None, None),
         };
         if problems.is_none() {
-            self.note_good(&key);
+            self.note_good(&key, work);
         }
         self.set_quarantine(&key, problems, work.now);
         self.set_live(&key, live, work);
         self.clean(&key);
     }
 
-    /// Notes that an object is in force as it is written.
-    fn note_good(&mut self, key: &Key) {
+    /// Notes that an object is in force as it is written. Where it was in force
+    /// without its modules, that is told as a change.
+    fn note_good(&mut self, key: &Key, work: &mut Work) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         if let Written::Good(_) = entry.written {
+            if entry.good.is_none() && entry.live.is_some() {
+                work.before.entry(key.clone()).or_insert_with(|| entry.live.clone());
+                work.proven.insert(key.clone());
+            }
             entry.good.clone_from(&entry.document);
         }
     }
@@ -312,6 +331,11 @@ impl Store {
                 }
             })
             .collect()
+    }
+
+    /// Whether all that is named and not there is modules.
+    fn lacks_modules_alone(&self, references: &[Reference]) -> bool {
+        references.iter().all(|reference| reference.kind == Kind::Modules || self.is_available(reference))
     }
 
     /// Whether an object can be named: it is written, and a version of it is in force.
@@ -398,6 +422,11 @@ impl Store {
         self.entries.iter().filter(move |(key, _)| key.0 == kind).filter_map(|(_, entry)| entry.live.as_ref())
     }
 
+    /// Whether nothing is written.
+    pub fn is_empty(&self) -> bool {
+        self.written_keys().next().is_none()
+    }
+
     /// How many objects of a kind are in force.
     pub fn count(&self, kind: Kind) -> usize {
         self.counts.get(&kind).copied().unwrap_or(0)
@@ -436,7 +465,9 @@ impl Store {
     pub fn quarantined(&self) -> impl Iterator<Item = (&Key, &Quarantine, Option<&Object>)> {
         self.quarantined.iter().filter_map(|key| {
             let entry = self.entries.get(key)?;
-            Some((key, entry.quarantine.as_ref()?, entry.live.as_ref()))
+            // What came into force without its modules was never good.
+            let good = entry.live.as_ref().filter(|_| entry.good.is_some() || is_built_in(key));
+            Some((key, entry.quarantine.as_ref()?, good))
         })
     }
 

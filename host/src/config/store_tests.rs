@@ -82,6 +82,25 @@ fn a_dangling_reference_heals_when_its_target_comes() {
 }
 
 #[test]
+fn what_lacks_modules_alone_is_in_force_from_the_start_and_never_good() {
+    let rule = || put(Kind::GlobalRules, "g", json!({"plugins": {"waf": {}}}));
+    let module = json!({"versions": [{"version": "1", "digest": format!("sha256:{}", "0".repeat(64))}]});
+    let mut store = store();
+    assert_eq!(store.apply(Vec::new(), at(1)), [], "an empty listing is no start");
+    let both = put(Kind::Routes, "r", json!({"uri": "/", "upstream_id": "u", "plugins": {"waf": {}}}));
+    assert_eq!(names(&store.apply(vec![rule(), both], at(2))), ["+global_rules/g"]);
+    assert!(store.quarantined().all(|(_, _, live)| live.is_none()));
+    assert_eq!((store.quarantined().count(), store.good_document(Kind::GlobalRules, &id("g"))), (2, None));
+    let later = put(Kind::GlobalRules, "h", json!({"plugins": {"waf": {}}}));
+    assert_eq!(store.apply(vec![later.clone()], at(3)), [], "what comes later is not");
+    // That it is good now is a change, though the object is the same.
+    let changes = store.apply(vec![put(Kind::Modules, "waf", module)], at(4));
+    assert_eq!(names(&changes), ["+modules/waf", "~global_rules/g", "+global_rules/h"]);
+    assert!(store.good_document(Kind::GlobalRules, &id("g")).is_some());
+    assert_eq!(names(&store.apply(vec![delete(Kind::GlobalRules, "g")], at(5))), ["-global_rules/g"]);
+}
+
+#[test]
 fn a_deleted_target_is_held_until_nothing_names_it() {
     let mut store = store();
     store.apply(vec![upstream("u", 1), upstream("v", 2), route("r", "u")], at(1));

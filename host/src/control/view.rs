@@ -142,7 +142,12 @@ impl View {
             .quarantined()
             .map(|(key, quarantine, live)| Held::Object(key.clone(), quarantine.clone(), live.is_some()))
             .collect();
-        quarantined.extend(builder.failed().iter().map(|(key, failure)| {
+        // What was never good by itself is told once.
+        let is_told = |key: &Key| {
+            store.quarantine_of(key.0, &key.1).is_some() && store.good_document(key.0, &key.1).is_none()
+        };
+        let failed = builder.failed().iter().filter(|(key, _)| !is_told(key));
+        quarantined.extend(failed.map(|(key, failure)| {
             let document = store.document(key.0, &key.1);
             let origin =
                 document.map_or_else(|| Origin::file(Path::new("")), |document| document.origin.clone());

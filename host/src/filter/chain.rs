@@ -209,6 +209,18 @@ impl Chain {
         !self.connection.is_empty()
     }
 
+    /// Whether it refuses what it meets: a module of it cannot be had.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.links.iter().any(|link| matches!(link.filter, Filter::Missing(_)))
+    }
+
+    /// Whether a plugin of this name is in it.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.links.iter().any(|link| *link.name == *name)
+    }
+
     /// The names of its plugins, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.links.iter().map(|link| &*link.name)

@@ -47,7 +47,7 @@ pub(super) struct MissingModule;
 
 impl MissingModule {
     pub(super) fn request(&self, exchange: &Exchange) -> Step {
-        let message = "a filter that every request must pass is not available";
+        let message = "a filter that this request must pass is not available";
         let response = LocalResponse::error(503, "module_missing", message, exchange.request_id.get());
         Step::Respond(Box::new(response))
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::objects::{self, Plugins};
+use crate::config::objects::{self, Plugins, WATCHING_PLUGINS};
 use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
 use crate::filter::{
     BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
@@ -47,6 +47,13 @@ pub struct Builder {
     doubles: BTreeSet<Key>,
     failed: BTreeMap<Key, Failure>,
     global: GlobalChain,
+    /// Nothing is live yet: the store is empty, or the first modules are on
+    /// their way.
+    is_starting: bool,
+    /// Routes that are live without modules they name, and refuse for them.
+    closed: BTreeSet<Key>,
+    /// What becomes of chains that are built now.
+    gaps: Gaps,
 }
 
 /// What the chain of the global rules is.
@@ -65,7 +72,7 @@ enum Gaps {
     /// It is not built.
     AreFaults,
     /// It is built without it, and refuses what would have met it unless the
-    /// module may fail open.
+    /// module's object says that it may fail open.
     AreClosed,
 }
 
@@ -127,6 +134,9 @@ impl Builder {
             doubles: BTreeSet::new(),
             failed: BTreeMap::new(),
             global: GlobalChain::Unproven,
+            is_starting: true,
+            closed: BTreeSet::new(),
+            gaps: Gaps::AreFaults,
         }
     }
 
@@ -253,7 +263,7 @@ impl Builder {
                 }
             }
         }
-        self.people(store, &people);
+        dirty.extend(people);
         self.build(store, dirty, protos, warnings)
     }
 
@@ -264,12 +274,13 @@ impl Builder {
         mut protos: Vec<Key>,
         warnings: Vec<(Key, String)>,
     ) -> Built {
+        let is_person =
+            |key: &Key| matches!(key.0, Kind::Consumers | Kind::ConsumerGroups | Kind::Credentials);
+        let (people, dirty): (BTreeSet<Key>, BTreeSet<Key>) = dirty.into_iter().partition(is_person);
+        let people: BTreeSet<Key> = people.iter().flat_map(|key| consumers::concerned(store, key)).collect();
+        self.people(store, &people);
         if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
             self.global_rules(store);
-        }
-        if self.current.revision == 0 && !has_global_rules(store) {
-            // It began without rules: one that comes later and is no good changes nothing.
-            self.global = GlobalChain::Proven;
         }
         let rebuilt = dirty.len();
         for key in dirty {
@@ -280,6 +291,11 @@ impl Builder {
             }
         }
         self.modules.sweep();
+        self.is_starting &= store.is_empty() || self.modules.is_preparing();
+        if !self.is_starting && !has_global_rules(store) {
+            // It began without rules: one that comes later and is no good changes nothing.
+            self.global = GlobalChain::Proven;
+        }
         // One that was at fault may be so no longer, now that its users changed.
         protos.extend(self.failed.keys().filter(|key| key.0 == Kind::Protos).cloned());
         for key in protos {
@@ -358,13 +374,13 @@ impl Builder {
                 Some(value)
             }
             Err(problems) => {
+                let last_good = self.is_live(key);
                 // A module on its way is no fault; it is in status until it is ready.
                 for problem in problems.iter().filter(|problem| !problem.message.ends_with(PREPARING)) {
-                    tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), %problem, "object cannot be built; the last good version stays");
+                    tracing::warn!(object = %format_args!("{}/{}", key.0, key.1), last_good, %problem, "object cannot be built");
                 }
                 let known = self.failed.get(key).filter(|known| known.problems == problems);
                 let since = known.map_or_else(SystemTime::now, |known| known.since);
-                let last_good = self.is_live(key);
                 self.failed.insert(key.clone(), Failure { problems, since, last_good });
                 None
             }
@@ -374,7 +390,7 @@ impl Builder {
     fn is_live(&self, key: &Key) -> bool {
         let (kind, id) = key;
         match kind {
-            Kind::Routes => self.current.router.get(id.as_str()).is_some(),
+            Kind::Routes => self.current.router.get(id.as_str()).is_some() && !self.closed.contains(key),
             Kind::StreamRoutes => self.current.stream_routes.get(id.as_str()).is_some(),
             Kind::Upstreams => self.upstreams.get(id).is_some(),
             Kind::Ssls => self.current.certificates.entry(id).is_some(),
@@ -538,21 +554,29 @@ impl Builder {
                 if self.global == GlobalChain::Proven {
                     return;
                 }
-                let kind = ChainKind::Global;
-                let closed = self.chain_with(
-                    store,
-                    &owner,
-                    kind,
-                    &merged,
-                    NO_FRAMES,
-                    Some(&previous),
-                    Gaps::AreClosed,
-                );
-                if let Ok(chain) = closed {
+                let mut closed = |plugins: &Plugins| {
+                    self.without_modules(|own| {
+                        own.chain(store, &owner, ChainKind::Global, plugins, NO_FRAMES, Some(&previous))
+                    })
+                };
+                let chain = closed(&merged).or_else(|problems| {
+                    // Plugins that have other faults take none of the rest with them.
+                    merged.retain(|name, _| !problems.iter().any(|problem| is_of(problem, name)));
+                    closed(&merged)
+                });
+                if let Ok(chain) = chain {
                     self.current.global = Arc::new(chain);
                 }
             }
         }
+    }
+
+    /// Builds something that is to be there even if its modules are not.
+    fn without_modules<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.gaps = Gaps::AreClosed;
+        let built = build(self);
+        self.gaps = Gaps::AreFaults;
+        built
     }
 
     /// Builds a chain and notes which upstreams its plugins name.
@@ -562,22 +586,8 @@ impl Builder {
         owner: &Key,
         kind: ChainKind,
         plugins: &Plugins,
-        frames: (&[&str], ModulePlace<'_>),
-        previous: Option<&Chain>,
-    ) -> Result<Chain, Vec<Problem>> {
-        self.chain_with(store, owner, kind, plugins, frames, previous, Gaps::AreFaults)
-    }
-
-    #[allow(clippy::too_many_arguments, reason = "it is `chain`, with what one of its callers adds")]
-    fn chain_with(
-        &mut self,
-        store: &Store,
-        owner: &Key,
-        kind: ChainKind,
-        plugins: &Plugins,
         (frame_fields, modules): (&[&str], ModulePlace<'_>),
         previous: Option<&Chain>,
-        gaps: Gaps,
     ) -> Result<Chain, Vec<Problem>> {
         // The frame side of a route comes second, and its filters name no upstream.
         if !(kind == ChainKind::Frames && owner.0 == Kind::Routes) {
@@ -585,16 +595,25 @@ impl Builder {
         }
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
-        let place = modules;
+        let (place, gaps, is_starting) = (modules, self.gaps, self.is_starting);
         let modules = RefCell::new(&mut self.modules);
         let module = |source: ModuleSource<'_>| {
             let id = Id::new(source.name).map_err(|_| "unknown plugin".to_owned())?;
+            // What was not in force before, good or closed, does not come into force bad.
+            let is_new = || !is_starting && !previous.is_some_and(|chain| chain.has(source.name));
             let Some(Object::Module(object)) = store.live(Kind::Modules, &id) else {
-                return Err(format!("modules/{id} does not exist"));
+                return match gaps {
+                    _ if WATCHING_PLUGINS.contains(&source.name) => Ok(FoundModule::LeftOut),
+                    Gaps::AreFaults => Err(format!("modules/{id} does not exist")),
+                    Gaps::AreClosed if is_new() => Ok(FoundModule::LeftOut),
+                    Gaps::AreClosed => Ok(FoundModule::Missing),
+                };
             };
             match (modules.borrow_mut().find(object, source.config), gaps) {
                 (Ok(plugin), _) => Ok(FoundModule::Ready(plugin)),
-                (Err(_), Gaps::AreClosed) if object.on_failure == objects::ModuleFailure::Open => {
+                (Err(_), Gaps::AreClosed)
+                    if object.on_failure == objects::ModuleFailure::Open || is_new() =>
+                {
                     Ok(FoundModule::LeftOut)
                 }
                 (Err(_), Gaps::AreClosed) => Ok(FoundModule::Missing),
@@ -659,15 +678,38 @@ impl Builder {
             self.upstreams.forget(&key);
             self.mentions.forget(&key);
             self.failed.remove(&key);
+            self.closed.remove(&key);
             return;
         };
-        let before = self.upstreams.begin(&key);
-        let built = self.build_route(store, &key, object);
-        self.upstreams.finish(&key, before, built.is_ok());
-        if let Some((rule, route)) = self.note(&key, built) {
-            self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
-            self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
+        let built = self.try_route(store, &key, object);
+        if let Some(route) = self.note(&key, built) {
+            self.closed.remove(&key);
+            self.put_route(&key, route);
+        } else if (self.is_starting && !self.is_live(&key)) || self.closed.contains(&key) {
+            // There is no version to go on with. Were it not there, a wider route
+            // would take its requests, unseen by the module.
+            if let Ok(route) = self.without_modules(|own| own.try_route(store, &key, object)) {
+                self.closed.insert(key.clone());
+                self.put_route(&key, route);
+            }
         }
+    }
+
+    fn try_route(
+        &mut self,
+        store: &Store,
+        key: &Key,
+        object: &objects::Route,
+    ) -> Result<(RouteMatch, Route), Vec<Problem>> {
+        let before = self.upstreams.begin(key);
+        let built = self.build_route(store, key, object);
+        self.upstreams.finish(key, before, built.is_ok());
+        built
+    }
+
+    fn put_route(&mut self, key: &Key, (rule, route): (RouteMatch, Route)) {
+        self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
+        self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
     }
 
     /// Takes note of the frame side of a route, or that it has none.
@@ -778,6 +820,8 @@ impl Builder {
         let labels = Arc::new(labels);
         let bridge = match upstream.as_ref().filter(|_| speaks_frames) {
             None => None,
+            // Without its modules there may be nothing that makes frames.
+            Some(_) if chain.is_closed() => None,
             Some(_) if transcoder.is_none() && !enable_websocket => {
                 return Err(vec![Problem {
                     field: "plugins".to_owned(),
@@ -976,6 +1020,12 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
         (None, Some(upstream)) => upstream.timeouts,
         (None, None) => Timeouts::of(&objects::Timeout::default()),
     }
+}
+
+/// Whether a problem is one of the plugin of this name.
+fn is_of(problem: &Problem, name: &str) -> bool {
+    let rest = problem.field.strip_prefix("plugins.").and_then(|field| field.strip_prefix(name));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 fn has_global_rules(store: &Store) -> bool {

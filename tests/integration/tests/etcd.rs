@@ -406,11 +406,12 @@ fn a_tree_of_apisix_runs_as_far_as_it_is_known() {
     );
     etcd.put_raw("/apisix/xrpc_protocols/redis", "{}");
     etcd.put_raw("/apisix/data_plane/server_info/x", "{\"id\": \"x\"}");
+    etcd.put_raw("/apisix/global_rules/1", with(json!({"id": "1", "plugins": {"prometheus": {}}})));
     let sluice = Sluice::builder().etcd(&etcd, json!({"prefix": "/apisix"})).start();
     until_status(&sluice, "/hello", 200);
-    assert_eq!(status_of(&sluice, "/ai"), 404);
+    assert_eq!(status_of(&sluice, "/ai"), 503, "nothing passes without its plugin");
     let told = sluice.status()["config"]["quarantined"].to_string();
-    for words in ["ai-proxy", "/apisix/xrpc_protocols/redis"] {
+    for words in ["ai-proxy", "prometheus", "/apisix/xrpc_protocols/redis"] {
         assert!(told.contains(words), "{told} lacks {words}");
     }
     assert!(!told.contains("data_plane") && !told.contains("init_dir"), "{told}");

@@ -354,12 +354,117 @@ fn a_global_rule_whose_module_cannot_be_had_at_the_start_lets_nothing_pass() {
 }
 
 #[test]
+fn a_global_rule_whose_module_has_no_object_at_the_start_lets_nothing_pass() {
+    let origin = HttpEcho::start("origin");
+    let sluice = gateway(&origin, &Guest::new("one").build(), None)
+        .put("global_rules", "waf", json!({"plugins": {"late": {}}}))
+        .put("global_rules", "marks", json!({"plugins": {"response-rewrite": {"headers": {"x-rule": "1"}}}}))
+        .start();
+    let refused = get(&sluice, "/other");
+    assert_eq!((refused.status, refused.header("x-rule")), (503, Some("1")), "the other rules are in force");
+    assert_eq!(get(&sluice, "/guarded").status, 503);
+    assert!(origin.seen().is_empty());
+    let line = sluice.logged("the refusal", |line| line["reason"] == "module_missing");
+    assert_eq!(line["verdicts"][0]["plugin"], "late", "{line}");
+    let told = sluice.quarantined("global_rules", "waf").expect("the rule is in quarantine");
+    assert!(told.contains("plugins.late") && told.contains("modules/late does not exist"), "{told}");
+    Guest::new("late").write(sluice.conf().join("modules/late.wasm"));
+    eventually("requests pass", || (get(&sluice, "/other").status == 200).then_some(()));
+    assert_eq!(get(&sluice, "/other?q=evil").status, 403);
+    assert_eq!(sluice.quarantined("global_rules", "waf"), None);
+}
+
+#[test]
+fn a_global_rule_without_its_module_is_ended_by_taking_it_away() {
+    let origin = HttpEcho::start("origin");
+    let sluice = gateway(&origin, &Guest::new("one").build(), None)
+        .put("global_rules", "waf", json!({"plugins": {"late": {}}}))
+        .start();
+    assert_eq!(get(&sluice, "/other").status, 503);
+    sluice.remove("global_rules", "waf");
+    eventually("requests pass", || (get(&sluice, "/other").status == 200).then_some(()));
+}
+
+#[test]
+fn a_route_without_its_module_at_the_start_leaves_its_requests_to_no_other() {
+    let origin = HttpEcho::start("origin");
+    let route = |uri: &str, more: Value| {
+        let mut route = json!({"uri": uri, "upstream_id": "origin"});
+        route.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        route
+    };
+    let late = json!({"late": {}});
+    let sluice = gateway(&origin, &Guest::new("one").build()[..200], None)
+        .put("services", "s", json!({"plugins": late}))
+        .put("plugin_configs", "p", json!({"plugins": late}))
+        .put("routes", "named", route("/named", json!({"plugins": late})))
+        .put("routes", "served", route("/served", json!({"service_id": "s"})))
+        .put("routes", "shared", route("/shared", json!({"plugin_config_id": "p"})))
+        .put("routes", "off", route("/off", json!({"plugins": {"late": {"_meta": {"disable": true}}}})))
+        .start();
+    for path in ["/guarded", "/named", "/served", "/shared"] {
+        assert_eq!(get(&sluice, path).status, 503, "{path}");
+        let line = sluice.logged(path, |line| line["uri"] == path);
+        assert_eq!(line["reason"], "module_missing", "{line}");
+    }
+    assert!(origin.seen().is_empty());
+    assert_eq!((get(&sluice, "/other").status, get(&sluice, "/off").status), (200, 200));
+    let shown = sluice.status()["config"]["quarantined"].clone();
+    let names: Vec<String> = shown
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| format!("{}/{} {}", one["kind"], one["id"], one["last_good"]).replace('"', ""))
+        .collect();
+    for name in ["routes/guarded", "routes/named", "routes/served", "routes/shared"] {
+        let found: Vec<&String> = names.iter().filter(|own| own.starts_with(name)).collect();
+        assert_eq!(found, [&format!("{name} false")], "{shown}");
+    }
+    let until_marked = |path: &str, by: &str| {
+        eventually(path, || {
+            let reply = get(&sluice, path);
+            (reply.status == 200 && mark(&reply).as_deref() == Some(by)).then_some(())
+        });
+    };
+    Guest::new("late").write(sluice.conf().join("modules/late.wasm"));
+    for path in ["/named", "/served", "/shared"] {
+        until_marked(path, "late");
+    }
+    Guest::new("good").write(place(&sluice));
+    until_marked("/guarded", "good");
+    eventually("nothing is in quarantine", || {
+        sluice.status()["config"]["quarantined"].as_array()?.is_empty().then_some(())
+    });
+}
+
+#[test]
+fn a_consumer_has_the_modules_among_its_plugins_once_they_are_ready() {
+    let origin = HttpEcho::start("origin");
+    let consumer = json!({"username": "jack", "plugins": {"key-auth": {"key": "k"}, "late": {}}});
+    let sluice = gateway(&origin, &Guest::new("one").build(), None)
+        .put("routes", "own", json!({"uri": "/own", "upstream_id": "origin", "plugins": {"key-auth": {}}}))
+        .put("consumers", "jack", consumer)
+        .start();
+    let own = || Curl::get(format!("{}/own", sluice.url("edge"))).header("apikey: k").run();
+    assert_eq!(own().status, 401, "without its filter a consumer is nobody");
+    Guest::new("late").write(sluice.conf().join("modules/late.wasm"));
+    eventually("the consumer is known", || {
+        let reply = own();
+        (reply.status == 200 && mark(&reply).as_deref() == Some("late")).then_some(())
+    });
+}
+
+#[test]
 fn a_global_rule_that_comes_later_with_a_bad_module_changes_nothing() {
     let origin = HttpEcho::start("origin");
     let sluice = gateway(&origin, &Guest::new("one").build()[..200], None).start();
-    sluice.put("global_rules", "waf", json!({"plugins": {"guest": {}}}));
-    eventually("the rule is in quarantine", || sluice.quarantined("global_rules", "waf"));
-    assert_eq!(get(&sluice, "/other").status, 200);
+    for module in ["guest", "absent"] {
+        sluice.put("global_rules", "waf", json!({"plugins": {module: {}}}));
+        eventually("the rule is in quarantine", || {
+            sluice.quarantined("global_rules", "waf").filter(|told| told.contains(module))
+        });
+        assert_eq!(get(&sluice, "/other").status, 200);
+    }
 }
 
 #[test]

@@ -54,6 +54,7 @@ impl Object for Consumer {
         let group = self.group_id.iter();
         group
             .map(|id| Reference { field: "group_id".into(), kind: Kind::ConsumerGroups, id: id.clone() })
+            .chain(plugins::references(&self.plugins))
             .collect()
     }
 }
@@ -90,6 +91,10 @@ impl Object for ConsumerGroup {
     fn validate(&self, problems: &mut Problems) {
         validate_description(self.name.as_ref(), self.desc.as_ref(), &self.labels, problems);
         plugins::validate(&self.plugins, problems);
+    }
+
+    fn references(&self) -> Vec<Reference> {
+        plugins::references(&self.plugins).collect()
     }
 }
 

@@ -46,7 +46,7 @@ pub use module::*;
 pub use module_signature::ModuleSignature;
 pub use nodes::{Node, Nodes};
 pub use parse::parse;
-pub use plugins::{BUILT_IN_PLUGINS, PLUGINS_MAX, Plugin, PluginMeta, Plugins};
+pub use plugins::{BUILT_IN_PLUGINS, PLUGINS_MAX, Plugin, PluginMeta, Plugins, WATCHING_PLUGINS};
 pub use proto::{PROTO_CONTENT_MAX, Proto, proto_id};
 pub use route::*;
 pub use route_protocol::*;

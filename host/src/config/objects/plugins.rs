@@ -33,6 +33,36 @@ pub const BUILT_IN_PLUGINS: &[&str] = &[
     "traffic-split",
 ];
 
+/// Plugins of APISIX that are not part of the program and only watch: a request
+/// without them is one that was not measured or logged, and no more.
+pub const WATCHING_PLUGINS: &[&str] = &[
+    "clickhouse-logger",
+    "datadog",
+    "elasticsearch-logger",
+    "error-log-logger",
+    "file-logger",
+    "google-cloud-logging",
+    "http-logger",
+    "kafka-logger",
+    "log-rotate",
+    "loggly",
+    "loki-logger",
+    "node-status",
+    "opentelemetry",
+    "prometheus",
+    "rocketmq-logger",
+    "server-info",
+    "skywalking",
+    "skywalking-logger",
+    "sls-logger",
+    "splunk-hec-logging",
+    "syslog",
+    "tcp-logger",
+    "tencent-cloud-cls",
+    "udp-logger",
+    "zipkin",
+];
+
 /// Plugins by name, in the order they were written.
 pub type Plugins = IndexMap<String, Plugin>;
 
