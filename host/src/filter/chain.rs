@@ -585,12 +585,15 @@ fn build_module(
 /// How much of a request's body a chain's filters want, together.
 fn body_interest(links: &[Link], built_ins_need_it: bool) -> BodyInterest {
     let modules = links.iter().filter_map(|link| match &link.filter {
+        // One that may be left out refuses what is too long when it is not.
+        Filter::Module(module) if link.condition.is_some() => {
+            module.request_body().map(|(max, _)| (max, Longer::Begin))
+        }
         Filter::Module(module) => module.request_body(),
         _ => None,
     });
     let own = built_ins_need_it.then_some((REQUEST_BODY_MAX, Longer::Refuse));
-    let all = own.into_iter().chain(modules);
-    let most = all.reduce(|(max, longer), (other_max, other)| (max.max(other_max), longer.max(other)));
+    let most = own.into_iter().chain(modules).reduce(Longer::together);
     most.map_or(BodyInterest::None, |(max, longer)| BodyInterest::Buffered { max, longer })
 }
 
@@ -627,7 +630,7 @@ impl<'a> Filters<'a> {
     /// [`on_request`](Self::on_request) is called.
     #[must_use]
     pub fn body_interest(self) -> BodyInterest {
-        self.chains().map(Chain::body_interest).max().unwrap_or_default()
+        self.chains().map(Chain::body_interest).fold(BodyInterest::None, BodyInterest::and)
     }
 
     /// Whether any filter runs before the request is proxied.
@@ -717,15 +720,11 @@ impl<'a> Filters<'a> {
                         exchange.rewriting[chain.slot] |= 1 << place;
                         action = match action {
                             BodyAction::Transform { max: own, longer: other, encoded: also } => {
-                                let longer = longer.max(other);
-                                BodyAction::Transform {
-                                    max: if longer == Longer::Pass { own.min(max) } else { own.max(max) },
-                                    longer,
-                                    encoded: encoded || also,
-                                }
+                                let (max, longer) = Longer::together((own, other), (max, longer));
+                                BodyAction::Transform { max, longer, encoded: encoded || also }
                             }
                             BodyAction::Replace(body) => {
-                                match transform(filter, (chain.slot, *place), exchange, body) {
+                                match transform(filter, (chain.slot, *place), exchange, body, true) {
                                     Rewritten::Body(body) => {
                                         exchange.rewriting[chain.slot] &= !(1 << place);
                                         BodyAction::Replace(body)
@@ -750,7 +749,8 @@ impl<'a> Filters<'a> {
     }
 
     /// Rewrites a body that [`BodyAction::Transform`] asked for; of one that is
-    /// longer than filters want to see, its beginning.
+    /// longer than filters want to see, its beginning. Each filter does with one
+    /// that is over its own limit what it does with such bodies.
     #[must_use]
     pub fn transform_body(self, exchange: &mut Exchange, body: Bytes, is_whole: bool) -> Rewritten {
         let mut body = body;
@@ -764,7 +764,7 @@ impl<'a> Filters<'a> {
                 if (exchange.is_encoded || !is_whole) && !matches!(link.filter, Filter::Module(_)) {
                     continue;
                 }
-                match transform(&link.filter, (chain.slot, index as u8), exchange, body) {
+                match transform(&link.filter, (chain.slot, index as u8), exchange, body, is_whole) {
                     Rewritten::Body(new) => body = new,
                     refused @ Rewritten::Refused(_) => return refused,
                 }
@@ -774,9 +774,9 @@ impl<'a> Filters<'a> {
     }
 }
 
-fn transform(filter: &Filter, seat: Seat, exchange: &mut Exchange, body: Bytes) -> Rewritten {
+fn transform(filter: &Filter, seat: Seat, exchange: &mut Exchange, body: Bytes, is_whole: bool) -> Rewritten {
     match filter {
-        Filter::Module(module) => match module.transform(seat, exchange, body) {
+        Filter::Module(module) => match module.transform(seat, exchange, body, is_whole) {
             Transformed::Body(body) => Rewritten::Body(body),
             Transformed::Deny(response) => Rewritten::Refused(response),
         },

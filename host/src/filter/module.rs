@@ -151,6 +151,12 @@ impl ModuleFilter {
 
     /// Shows it the request.
     pub(super) async fn request(&self, seat: Seat, exchange: &mut Exchange) -> Step {
+        let max = self.plugin.interest().request_body_max;
+        let length = exchange.body.as_ref().map_or(0, Bytes::len);
+        if self.wants.request_body && self.refuses_length(length, max, exchange.body_is_cut) {
+            let message = format!("request body is over the limit of {max} bytes");
+            return Step::Respond(Box::new(self.too_long(413, "body_too_large", &message, exchange)));
+        }
         let mut visit = Visit::default();
         let step = match self.look_at_request(&mut visit, exchange).await {
             Ok(None) => Step::Next,
@@ -276,8 +282,20 @@ impl ModuleFilter {
     }
 
     /// Shows it the body of the response, or the beginning of it.
-    pub(super) fn transform(&self, seat: Seat, exchange: &mut Exchange, body: Bytes) -> Transformed {
-        let max = self.plugin.interest().response_body_max as usize;
+    pub(super) fn transform(
+        &self,
+        seat: Seat,
+        exchange: &mut Exchange,
+        body: Bytes,
+        is_whole: bool,
+    ) -> Transformed {
+        let max = self.plugin.interest().response_body_max;
+        if self.refuses_length(body.len(), max, !is_whole) {
+            let response = self.too_long(502, "response_over_filter_limit", "upstream failed", exchange);
+            exchange.refused = Some(response.reason);
+            return Transformed::Deny(Box::new(response));
+        }
+        let max = max as usize;
         let seen = body.slice(..body.len().min(max));
         let mut visit = exchange.take_visit(seat);
         let (verdict, notes) = at_once(self.plugin.response_body(&mut visit, &seen, true));
@@ -300,6 +318,28 @@ impl ModuleFilter {
             }
             _ => Transformed::Body(body),
         }
+    }
+
+    /// Whether a body is one that it refuses for its length. Others in its chain
+    /// may have had more held than it wants to see.
+    fn refuses_length(&self, length: usize, max: u32, is_cut: bool) -> bool {
+        (is_cut || length > max as usize) && self.plugin.interest().over_limit == OverLimit::Deny
+    }
+
+    /// The answer to that, with a note of it.
+    fn too_long(
+        &self,
+        status: u16,
+        reason: &'static str,
+        message: &str,
+        exchange: &mut Exchange,
+    ) -> LocalResponse {
+        exchange.notes.push(FilterNote {
+            plugin: Word::Shared(Arc::clone(self.plugin.name())),
+            version: Some(Arc::clone(self.plugin.version())),
+            ..FilterNote::of(&Word::Fixed(""), "deny", reason)
+        });
+        LocalResponse::error(status, reason, message, exchange.request_id.get())
     }
 
     /// The answer a denial asks for, with a note of it.

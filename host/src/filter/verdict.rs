@@ -87,7 +87,7 @@ pub enum FrameVerdict {
 }
 
 /// How much of a request's body filters want to see before they decide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyInterest {
     /// Nothing of it: it is streamed.
     #[default]
@@ -101,6 +101,20 @@ pub enum BodyInterest {
     },
 }
 
+impl BodyInterest {
+    /// What suits the filters of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, one) | (one, Self::None) => one,
+            (Self::Buffered { max, longer }, Self::Buffered { max: other_max, longer: other }) => {
+                let (max, longer) = Longer::together((max, longer), (other_max, other));
+                Self::Buffered { max, longer }
+            }
+        }
+    }
+}
+
 /// What becomes of a body that is longer than filters want to see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Longer {
@@ -111,6 +125,20 @@ pub enum Longer {
     /// 413 for a request, 502 for a response.
     #[default]
     Refuse,
+}
+
+impl Longer {
+    /// The limit for two filters that have one each. A body that one of them
+    /// refuses need not be held for the other; of any other each is shown as much
+    /// as it wants to see.
+    pub(super) fn together(one: (usize, Self), other: (usize, Self)) -> (usize, Self) {
+        match (one.1, other.1) {
+            (Self::Refuse, Self::Refuse) => (one.0.min(other.0), Self::Refuse),
+            (Self::Refuse, _) => one,
+            (_, Self::Refuse) => other,
+            (longer, also) => (one.0.max(other.0), longer.max(also)),
+        }
+    }
 }
 
 /// A body that filters have rewritten.
@@ -142,4 +170,29 @@ pub enum BodyAction {
         /// Whether one that is content-encoded is shown too; else it passes.
         encoded: bool,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_limits_the_one_counts_that_serves_both_filters() {
+        use Longer::{Begin, Pass, Refuse};
+        for (one, other, both) in [
+            ((10, Refuse), (20, Refuse), (10, Refuse)),
+            ((10, Refuse), (20, Begin), (10, Refuse)),
+            ((20, Refuse), (10, Begin), (20, Refuse)),
+            ((10, Begin), (20, Begin), (20, Begin)),
+            ((10, Pass), (20, Begin), (20, Begin)),
+            ((20, Pass), (10, Begin), (20, Begin)),
+            ((10, Pass), (20, Pass), (20, Pass)),
+            ((10, Pass), (20, Refuse), (20, Refuse)),
+        ] {
+            assert_eq!(Longer::together(one, other), both, "{one:?} {other:?}");
+            assert_eq!(Longer::together(other, one), both, "{other:?} {one:?}");
+        }
+        let held = BodyInterest::Buffered { max: 10, longer: Begin };
+        assert_eq!((held.and(BodyInterest::None), BodyInterest::None.and(held)), (held, held));
+    }
 }

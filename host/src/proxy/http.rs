@@ -425,8 +425,7 @@ pub(super) async fn answer<D: Downstream>(
         crate::filter::BodyAction::Replace(body) | crate::filter::BodyAction::Refuse(body) => {
             response.body = body
         }
-        // The gateway's own answers are short: all of it is shown.
-        crate::filter::BodyAction::Transform { max, .. } if response.body.len() <= max => {
+        crate::filter::BodyAction::Transform { .. } => {
             match filters.transform_body(&mut journey.exchange, response.body, true) {
                 Rewritten::Body(body) => response.body = body,
                 Rewritten::Refused(refusal) => {
@@ -435,7 +434,6 @@ pub(super) async fn answer<D: Downstream>(
                 }
             }
         }
-        crate::filter::BodyAction::Transform { .. } => {}
     }
     journey.status = response.head.status;
     journey.reason = journey.exchange.refused.take().unwrap_or(response.reason);

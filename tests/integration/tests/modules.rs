@@ -107,6 +107,99 @@ fn a_longer_body_is_cut_where_the_interest_says_so() {
     assert_eq!(Curl::post(&url, body).run().status, 403);
 }
 
+/// The word `evil` at a place of a body of this length.
+fn body_with_evil(length: usize, at: usize) -> Vec<u8> {
+    let mut body = vec![b'x'; length];
+    body[at..][..4].copy_from_slice(b"evil");
+    body
+}
+
+#[test]
+fn each_module_has_its_own_limit_for_bodies_of_requests() {
+    let origin = HttpEcho::start("origin");
+    let body = |max, truncates| Guest::new("one").phases(phases::REQUEST_BODY).body_max(max, truncates);
+    let route =
+        |path: &str, plugins: Value| json!({"uri": path, "upstream_id": "origin", "plugins": plugins});
+    let skipped = json!({"_meta": {"filter": [["arg_skip", "~=", "1"]]}});
+    let sluice = gateway(&origin, &body(256 << 10, false).build(), None)
+        .bytes("modules/strict.wasm", &body(1024, false).build())
+        .bytes("modules/brief.wasm", &body(2048, true).build())
+        .put("routes", "strict", route("/strict", json!({"guest": {}, "strict": {}})))
+        .put("routes", "brief", route("/brief", json!({"guest": {}, "brief": {}})))
+        .put("routes", "both", route("/both", json!({"strict": {}, "brief": {}})))
+        .put("routes", "maybe", route("/maybe", json!({"guest": {}, "strict": skipped})))
+        .start();
+    let post = |path: &str, body: Vec<u8>| {
+        let reply = Curl::post(format!("{}{path}", sluice.url("edge")), body.clone()).run();
+        if reply.status == 200 {
+            assert_eq!(reply.seen().body_bytes, body.len() as u64, "{path}: all of it arrives");
+        }
+        reply.status
+    };
+    let plain = |length| vec![b'x'; length];
+    for (path, sent, expected, why) in [
+        ("/strict", plain(1024), 200, "as long as it may be"),
+        ("/strict", plain(1025), 413, "one of the two refuses it"),
+        ("/brief", plain(100 << 10), 200, "neither refuses it"),
+        ("/brief", body_with_evil(100 << 10, 50 << 10), 403, "one sees it all, the other its beginning"),
+        ("/brief", plain(257 << 10), 413, "one refuses it, the other does not"),
+        ("/both", plain(2000), 413, "the smaller limit is the one that refuses"),
+        ("/both", body_with_evil(1000, 900), 403, "within both"),
+        ("/maybe", plain(2000), 413, "it is asked"),
+        ("/maybe?skip=1", plain(2000), 200, "it is left out"),
+        ("/maybe?skip=1", body_with_evil(200 << 10, 150 << 10), 403, "the other is not"),
+        ("/maybe?skip=1", plain(257 << 10), 413, "nor is its limit"),
+    ] {
+        assert_eq!(post(path, sent), expected, "{path}: {why}");
+    }
+    let line = sluice.logged("the module that refused", |line| line["verdicts"][0]["plugin"] == "strict");
+    assert_eq!(
+        (&line["status"], &line["reason"], &line["verdicts"][0]["reason"]),
+        (&json!(413), &json!("body_too_large"), &json!("body_too_large"))
+    );
+}
+
+#[test]
+fn a_module_in_a_global_rule_has_its_own_limit_beside_that_of_the_route() {
+    let origin = HttpEcho::start("origin");
+    let body = |max, truncates| Guest::new("one").phases(phases::REQUEST_BODY).body_max(max, truncates);
+    let sluice = gateway(&origin, &body(64 << 10, true).build(), None)
+        .bytes("modules/strict.wasm", &body(1024, false).build())
+        .put("global_rules", "strict", json!({"plugins": {"strict": {}}}))
+        .start();
+    let url = format!("{}/guarded", sluice.url("edge"));
+    assert_eq!(Curl::post(&url, vec![b'x'; 1000]).run().status, 200);
+    assert_eq!(Curl::post(&url, vec![b'x'; 2000]).run().status, 413);
+    assert_eq!(Curl::post(&url, vec![b'x'; 100 << 10]).run().status, 413, "longer than either wants to see");
+}
+
+#[test]
+fn each_module_has_its_own_limit_for_bodies_of_responses() {
+    let origin = HttpEcho::start("origin");
+    let both = phases::REQUEST_HEAD | phases::RESPONSE_BODY;
+    let body = |max, truncates| Guest::new("one").phases(both).body_max(max, truncates);
+    let route =
+        |path: &str, plugins: Value| json!({"uri": path, "upstream_id": "origin", "plugins": plugins});
+    let mock =
+        json!({"response_status": 200, "content_type": "text/plain", "response_example": "y".repeat(3000)});
+    let sluice = gateway(&origin, &body(1 << 20, false).build(), None)
+        .bytes("modules/strict.wasm", &body(2048, false).build())
+        .bytes("modules/brief.wasm", &body(2048, true).build())
+        .put("routes", "strict", route("/strict", json!({"guest": {}, "strict": {}})))
+        .put("routes", "brief", route("/brief", json!({"guest": {}, "brief": {}})))
+        .put("routes", "mocked", route("/mocked", json!({"strict": {}, "mocking": mock})))
+        .start();
+    // The echo's answer grows with what it is sent.
+    let ask = |path: &str, length: usize| {
+        Curl::post(format!("{}{path}", sluice.url("edge")), vec![b'x'; length]).run().status
+    };
+    assert_eq!((ask("/strict", 10), ask("/strict", 8 << 10)), (200, 502));
+    assert_eq!((ask("/brief", 10), ask("/brief", 8 << 10)), (200, 200));
+    let line = sluice.logged("the module that refused", |line| line["status"] == 502);
+    assert_eq!(line["uri"], "/strict", "{line}");
+    assert_eq!(get(&sluice, "/mocked").status, 502, "the gateway's own answers are no exception");
+}
+
 #[test]
 fn a_module_changes_responses() {
     let origin = HttpEcho::start("origin");

@@ -161,6 +161,9 @@ impl ResponseRewrite {
     }
 
     pub(super) fn transform(&self, exchange: &Exchange, body: Bytes) -> Bytes {
+        if body.len() > self.body_max {
+            return body;
+        }
         let mut body = body;
         for filter in &self.filters {
             if let Some(changed) = filter.apply(exchange, &body, self.body_max) {

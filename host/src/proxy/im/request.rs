@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant as Clock};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::filter::{FilterNote, FrameBatch, FrameContext, FrameVerdict, LocalResponse, Word};
@@ -39,14 +40,8 @@ pub(super) async fn exchange<D: Downstream>(
     timer: &mut LazyTimer,
 ) -> Result<Passed, ProxyError> {
     let Some(transcoder) = &way.route.transcoder else { return Err(ProxyError::WebSocketOnly) };
-    let limits = &way.edge.settings.limits;
-    let body = match journey.exchange.body.clone() {
-        Some(body) => body,
-        None => {
-            let max = way.bridge.requests.body_max as usize;
-            transfer::collect_whole(down, max, timer, &local_bounds(limits)).await?
-        }
-    };
+    let max = way.bridge.requests.body_max as usize;
+    let body = whole_body(journey, &way, max, down, timer).await?;
     let (head, client) = (&journey.exchange.request, journey.exchange.client_ip);
     let mut outgoing =
         transcoder.encode_request(head, client, &body, caller).map_err(ProxyError::Transcode)?;
@@ -64,6 +59,29 @@ pub(super) async fn exchange<D: Downstream>(
         }
     };
     answer(journey, way.filters, way.edge, down, timer, response).await.map(|()| Passed::Answered)
+}
+
+/// The request's body: what filters had held of it, with what follows.
+pub(super) async fn whole_body<D: Downstream>(
+    journey: &Journey,
+    way: &Way<'_>,
+    max: usize,
+    down: &mut D,
+    timer: &mut LazyTimer,
+) -> Result<Bytes, ProxyError> {
+    let held = journey.exchange.body.clone().unwrap_or_default();
+    let is_all = journey.exchange.body.is_some() && !journey.exchange.body_is_cut;
+    let too_large = || ProxyError::BodyTooLarge(max as u64);
+    let left = max.checked_sub(held.len()).ok_or_else(too_large)?;
+    if is_all {
+        return Ok(held);
+    }
+    let bounds = local_bounds(&way.edge.settings.limits);
+    let rest = transfer::collect_whole(down, left, timer, &bounds).await.map_err(|error| match error {
+        ProxyError::BodyTooLarge(_) => too_large(),
+        other => other,
+    })?;
+    Ok(if held.is_empty() { rest } else { [held, rest].concat().into() })
 }
 
 /// The whole time of a request: the route's own, or that of a read.

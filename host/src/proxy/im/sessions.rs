@@ -22,15 +22,15 @@ use crate::filter::LocalResponse;
 use crate::message::{BodyLength, Downstream, Method, RequestHead, ResponseHead};
 use crate::net::LazyTimer;
 use crate::proxy::error::{ProxyError, http_date};
-use crate::proxy::http::{Passed, answer, local_bounds};
+use crate::proxy::http::{Passed, answer};
 use crate::proxy::journey::Journey;
 use crate::proxy::tlv::{Origin, serve_over};
-use crate::proxy::transfer;
 
 use super::Way;
 use super::mail::MailDown;
 use super::mailbox::{Batch, Mailbox};
 use super::post::{Holder, Member, Order, Refused, STREAM_BATCHES, What};
+use super::request::whole_body;
 use super::translate::{Transcoder, Translator};
 use super::websocket::{check_origin, claim_of, client_of};
 
@@ -123,11 +123,8 @@ async fn body_of<D: Downstream>(
     down: &mut D,
     timer: &mut LazyTimer,
 ) -> Result<Bytes, ProxyError> {
-    if let Some(body) = journey.exchange.body.clone() {
-        return Ok(body);
-    }
     let max = way.bridge.websocket.message_max as usize;
-    transfer::collect_whole(down, max, timer, &local_bounds(&way.edge.settings.limits)).await
+    whole_body(journey, way, max, down, timer).await
 }
 
 /// Makes a session; its first message, the login, may stand in the body.
