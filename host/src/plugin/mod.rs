@@ -61,6 +61,6 @@ pub use host::{
 pub use limits::Limits;
 pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Told, Visit, at_once, wait};
 pub use registry::{Gap, Modules, Running};
-pub use stats::{FAILURES, Stats};
+pub use stats::{BREAKER_INPUT_MAX, FAILURES, Stats};
 pub use transcode::Transcoder;
 pub use trust::{Provenance, Trust, TrustFault, TrustPolicy, WORLDS};

@@ -347,26 +347,30 @@ impl Plugin {
 
     /// Shows it a request's head. `end` says that no body follows.
     pub async fn request_head(&self, visit: &mut Visit, head: Head<'_>, end: bool) -> Told<HeadVerdict> {
-        let deadline = self.owner.limits.deadline;
-        self.call(visit, async |live, id| live.on_head(Side::Request, id, head, end, deadline).await).await
+        let (given, deadline) = self.given(head.bytes.len());
+        let act = async |live: &mut Live, id| live.on_head(Side::Request, id, head, end, deadline).await;
+        self.call(visit, given, act).await
     }
 
     /// Shows it a piece of a request's body.
     pub async fn request_body(&self, visit: &mut Visit, chunk: &[u8], end: bool) -> Told<ChunkVerdict> {
-        let deadline = self.owner.limits.deadline;
-        self.call(visit, async |live, id| live.on_body(Side::Request, id, chunk, end, deadline).await).await
+        let (given, deadline) = self.given(chunk.len());
+        let act = async |live: &mut Live, id| live.on_body(Side::Request, id, chunk, end, deadline).await;
+        self.call(visit, given, act).await
     }
 
     /// Shows it a response's head.
     pub async fn response_head(&self, visit: &mut Visit, head: Head<'_>, end: bool) -> Told<HeadVerdict> {
-        let deadline = self.owner.limits.deadline;
-        self.call(visit, async |live, id| live.on_head(Side::Response, id, head, end, deadline).await).await
+        let (given, deadline) = self.given(head.bytes.len());
+        let act = async |live: &mut Live, id| live.on_head(Side::Response, id, head, end, deadline).await;
+        self.call(visit, given, act).await
     }
 
     /// Shows it a piece of a response's body.
     pub async fn response_body(&self, visit: &mut Visit, chunk: &[u8], end: bool) -> Told<ChunkVerdict> {
-        let deadline = self.owner.limits.deadline;
-        self.call(visit, async |live, id| live.on_body(Side::Response, id, chunk, end, deadline).await).await
+        let (given, deadline) = self.given(chunk.len());
+        let act = async |live: &mut Live, id| live.on_body(Side::Response, id, chunk, end, deadline).await;
+        self.call(visit, given, act).await
     }
 
     /// Shows it the frames of one read; gives a ruling for each.
@@ -378,8 +382,8 @@ impl Plugin {
         buffer: &[u8],
         frames: &[Frame],
     ) -> Told<Vec<FrameRuling>> {
-        let deadline = self.owner.limits.deadline;
-        self.call(visit, async |live, _| {
+        let (given, deadline) = self.given(buffer.len());
+        self.call(visit, given, async |live, _| {
             let rulings = live.on_frames(connection, peer, buffer, frames, deadline).await?;
             if rulings.len() != frames.len() {
                 let (given, wanted) = (rulings.len(), frames.len());
@@ -394,28 +398,35 @@ impl Plugin {
     pub async fn tick(&self, visit: &mut Visit) -> Told<Result<(), String>> {
         // Nobody waits for it.
         let deadline = self.owner.limits.deadline.max(Duration::from_secs(1));
-        self.call(visit, async |live, _| live.tick(deadline).await).await
+        self.call(visit, 0, async |live, _| live.tick(deadline).await).await
     }
 
-    /// Calls one of its other exports on any instance.
+    /// Calls one of its other exports on any instance, with so many bytes.
     pub(super) async fn with<T>(
         &self,
+        bytes: usize,
         act: impl AsyncFnOnce(&mut Live, Duration) -> Result<T, CallError>,
     ) -> Told<T> {
-        let deadline = self.owner.limits.deadline;
-        self.call(&mut Visit::default(), async |live, _| act(live, deadline).await).await
+        let (given, deadline) = self.given(bytes);
+        self.call(&mut Visit::default(), given, async |live, _| act(live, deadline).await).await
+    }
+
+    /// Bytes a call is given, and the time it has for them.
+    fn given(&self, bytes: usize) -> (usize, Duration) {
+        (bytes, self.owner.limits.deadline_for(bytes))
     }
 
     /// Counts a verdict that was refused after the call: the instance is kept,
     /// since it kept the rules of its interface.
     pub fn note_garbage(&self) {
-        self.health.failed(&CallError::Garbage("a verdict that is not allowed".to_owned()));
+        self.health.failed(&CallError::Garbage("a verdict that is not allowed".to_owned()), 0);
     }
 
     /// One call on an instance: the exchange's own, or any.
     async fn call<T>(
         &self,
         visit: &mut Visit,
+        given: usize,
         act: impl AsyncFnOnce(&mut Live, u64) -> Result<T, CallError>,
     ) -> Told<T> {
         if let Err(error) = self.health.begin() {
@@ -430,7 +441,7 @@ impl Plugin {
         };
         match &outcome {
             Ok(_) => self.health.succeeded(),
-            Err(error) => self.health.failed(error),
+            Err(error) => self.health.failed(error, given),
         }
         (outcome, notes)
     }

@@ -390,6 +390,7 @@ fn settings(object: &Module, config: Value, slots: usize, is_function: bool) -> 
     let limits = Limits {
         memory_max: own.memory_max.map_or(defaults.memory_max, |bytes| bytes as usize),
         deadline: own.deadline.unwrap_or(defaults.deadline),
+        deadline_per_kib: own.deadline_per_kib.unwrap_or(defaults.deadline_per_kib),
         configure_deadline: own.configure_deadline.unwrap_or(defaults.configure_deadline),
         concurrency: own.concurrency.map_or(defaults.concurrency, |count| count as usize),
         fetch_timeout: own.fetch_timeout.unwrap_or(defaults.fetch_timeout),

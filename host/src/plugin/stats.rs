@@ -10,6 +10,11 @@ use super::breaker::Breaker;
 /// Warnings about failed calls of one module in a second.
 const LINES_A_SECOND: u64 = 5;
 
+/// The most bytes a call is given whose failure counts for the breaker. What
+/// fails on little is broken. What fails on much may be the doing of who sent it,
+/// and one client must not have the module left alone for all others.
+pub const BREAKER_INPUT_MAX: usize = 4 << 10;
+
 /// Kinds of failure, as labels show them.
 pub const FAILURES: [&str; 6] = ["trap", "deadline", "memory", "garbage", "busy", "waits"];
 
@@ -40,13 +45,14 @@ impl Health {
         self.breaker.succeeded();
     }
 
-    /// Counts a failure, and logs it unless there were many.
-    pub(super) fn failed(&self, error: &CallError) {
+    /// Counts a failure of a call that was given this many bytes, and logs it
+    /// unless there were many.
+    pub(super) fn failed(&self, error: &CallError, given: usize) {
         self.stats.count_failure(error);
         let (module, version) = (&self.module, &self.version);
         // That all places are taken is no fault of the module, and who is turned
         // away costs nothing: counted, it would turn away everybody.
-        let is_fault = *error != CallError::Busy;
+        let is_fault = *error != CallError::Busy && given <= BREAKER_INPUT_MAX;
         if is_fault && self.breaker.failed(self.stats.calls()) {
             tracing::warn!(%module, %version, %error, "a module failed too often and is not called for a while");
         } else if self.stats.is_worth_a_line() {
@@ -120,5 +126,30 @@ impl Stats {
             false => Some(second << 16 | 1),
         });
         updated.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::FAILURES_MIN;
+
+    #[test]
+    fn what_fails_on_long_input_is_counted_and_leaves_the_breaker_closed() {
+        let health = Health::new("waf".into(), "1".into());
+        let fail = |given| {
+            for _ in 0..FAILURES_MIN {
+                health.begin().unwrap();
+                health.failed(&CallError::Deadline, given);
+            }
+        };
+        fail(BREAKER_INPUT_MAX + 1);
+        assert!(!health.is_broken());
+        assert_eq!(health.stats.failures()[1], FAILURES_MIN);
+        assert_eq!(health.begin(), Ok(()));
+        // Of the calls in the window these are half.
+        fail(BREAKER_INPUT_MAX);
+        assert!(health.is_broken());
+        assert_eq!(health.begin(), Err(CallError::BreakerOpen));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::component::Interface;
 use super::head::HeadBuffer;
+use super::instance::Live;
 use super::module::{Plugin, Told, at_once};
 use super::{CallError, abi};
 use crate::message::{CallerId, Outgoing, RequestHead, TextMessage, Transcode, TranscodeProblem};
@@ -61,32 +62,31 @@ impl Transcode for Transcoder {
         let mut buffer = HeadBuffer::take();
         buffer.request(head, client, &self.0.interest().request_fields);
         let packed = buffer.head();
-        let answer = at_once(
-            self.0.with(async |live, deadline| live.encode_request(packed, body, user, deadline).await),
-        );
+        let given = packed.bytes.len() + body.len();
+        let act = async |live: &mut Live, deadline| live.encode_request(packed, body, user, deadline).await;
+        let answer = at_once(self.0.with(given, act));
         buffer.give_back();
         told(answer).map(outgoing)
     }
 
     fn decode_reply(&self, request: u32, reply: u32, body: &[u8]) -> Answer<Vec<u8>> {
-        told(at_once(
-            self.0.with(async |live, deadline| live.decode_reply(request, reply, body, deadline).await),
-        ))
+        let act = async |live: &mut Live, deadline| live.decode_reply(request, reply, body, deadline).await;
+        told(at_once(self.0.with(body.len(), act)))
     }
 
     fn encode_message(&self, text: &[u8], user: CallerId) -> Answer<TextMessage> {
-        let answer =
-            at_once(self.0.with(async |live, deadline| live.encode_message(text, user, deadline).await));
+        let act = async |live: &mut Live, deadline| live.encode_message(text, user, deadline).await;
+        let answer = at_once(self.0.with(text.len(), act));
         told(answer).map(|message| TextMessage { outgoing: outgoing(message.outgoing), id: message.id })
     }
 
     fn decode_message(&self, command: u32, id: Option<&str>, body: &[u8]) -> Answer<Vec<u8>> {
-        told(at_once(
-            self.0.with(async |live, deadline| live.decode_message(command, id, body, deadline).await),
-        ))
+        let act = async |live: &mut Live, deadline| live.decode_message(command, id, body, deadline).await;
+        told(at_once(self.0.with(body.len(), act)))
     }
 
     fn text_fields(&self, command: u32, body: &[u8]) -> Answer<Vec<String>> {
-        told(at_once(self.0.with(async |live, deadline| live.text_fields(command, body, deadline).await)))
+        let act = async |live: &mut Live, deadline| live.text_fields(command, body, deadline).await;
+        told(at_once(self.0.with(body.len(), act)))
     }
 }

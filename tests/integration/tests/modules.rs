@@ -328,6 +328,48 @@ fn one_that_always_fails_is_left_alone_for_a_while() {
 }
 
 #[test]
+fn the_deadline_of_a_call_grows_with_the_body_it_is_given() {
+    let origin = HttpEcho::start("origin");
+    // A thousand turns for each byte: 65 million for 64 KiB, which take more than 5 ms anywhere.
+    let slow = format!(
+        "(local.set $end (i32.mul (local.get $length) (i32.const 1000)))
+         (loop $turn (br_if $turn (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (local.get $end))))
+         (i32.const {})",
+        verdict::GO_ON
+    );
+    let guest = Guest::new("one").phases(phases::REQUEST_BODY).on_body(&slow).build();
+    let limits = |per_kib: &str| Some(json!({"limits": {"deadline": "5ms", "deadline_per_kib": per_kib}}));
+    for (per_kib, status) in [("0s", 503), ("20ms", 200)] {
+        let sluice = gateway(&origin, &guest, limits(per_kib)).start();
+        let reply = Curl::post(format!("{}/guarded", sluice.url("edge")), vec![b'x'; 64 << 10]).run();
+        assert_eq!(reply.status, status, "{per_kib}: {}", reply.text());
+        let line = sluice.logged("the request", |line| line["uri"] == "/guarded");
+        assert_eq!(line["reason"] == "module_deadline", status == 503, "{line}");
+    }
+}
+
+#[test]
+fn long_bodies_that_take_too_long_are_refused_and_take_the_module_from_nobody() {
+    let origin = HttpEcho::start("origin");
+    let endless = format!(
+        "(if (i32.gt_u (local.get $length) (i32.const 4096)) (then (loop $ever (br $ever)))) (i32.const {})",
+        verdict::GO_ON
+    );
+    let guest = Guest::new("one").phases(phases::REQUEST_BODY).on_body(&endless);
+    let limits = json!({"limits": {"deadline": "1ms", "deadline_per_kib": 0}});
+    let sluice = gateway(&origin, &guest.build(), Some(limits)).start();
+    let url = format!("{}/guarded", sluice.url("edge"));
+    for _ in 0..50 {
+        assert_eq!(Curl::post(&url, vec![b'x'; 5000]).run().status, 503);
+    }
+    assert!(origin.seen().is_empty());
+    let running = module_status(&sluice)["running"][0].clone();
+    assert_eq!((&running["failures"]["deadline"], &running["breaker_open"]), (&json!(50), &json!(false)));
+    assert_eq!(sluice.metrics().count("sluice_module_failures_total", &[("kind", "deadline")]), 50.0);
+    assert_eq!(Curl::post(&url, "short").run().status, 200, "others go on");
+}
+
+#[test]
 fn what_cannot_be_used_is_refused_and_the_old_one_stays() {
     let origin = HttpEcho::start("origin");
     let good = Guest::new("one");

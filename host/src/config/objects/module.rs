@@ -136,6 +136,10 @@ pub struct ModuleLimits {
     /// Time one call may take, 1 ms to 60 s; default 5 ms, edge functions 100 ms.
     #[serde(with = "units::duration_option", skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
+    /// What is added to it for each KiB that a filter is given in the call, 0 to
+    /// 100 ms; default 0.5 ms. Edge functions take bodies as they come.
+    #[serde(with = "units::duration_option", skip_serializing_if = "Option::is_none")]
+    pub deadline_per_kib: Option<Duration>,
     /// Time `configure` may take, 10 ms to 5 min; default 10 s.
     #[serde(with = "units::duration_option", skip_serializing_if = "Option::is_none")]
     pub configure_deadline: Option<Duration>,
@@ -235,6 +239,13 @@ impl Module {
         let (ms, second) = (Duration::from_millis(1), Duration::from_secs(1));
         for (field, value, least, most, message) in [
             ("limits.deadline", limits.deadline, ms, 60 * second, "must be from 1ms to 60s"),
+            (
+                "limits.deadline_per_kib",
+                limits.deadline_per_kib,
+                Duration::ZERO,
+                100 * ms,
+                "must be from 0 to 100ms",
+            ),
             (
                 "limits.configure_deadline",
                 limits.configure_deadline,

@@ -91,10 +91,15 @@ impl EdgeCall {
         let error = if self.fate.passed.load(Ordering::Acquire) { CallError::Deadline } else { error };
         let code = error.code();
         if self.failure.is_none() {
-            self.health.failed(&error);
+            self.health.failed(&error, self.given());
             self.failure = Some(error);
         }
         TransferError::Malformed(code)
+    }
+
+    /// Bytes it was given so far.
+    fn given(&self) -> usize {
+        usize::try_from(self.moved.sent).unwrap_or(usize::MAX)
     }
 
     fn end(&mut self) {
@@ -110,7 +115,7 @@ impl Drop for EdgeCall {
     fn drop(&mut self) {
         // Its client left, perhaps because it did not come back.
         if !self.ended && self.failure.is_none() && self.fate.passed.load(Ordering::Acquire) {
-            self.health.failed(&CallError::Deadline);
+            self.health.failed(&CallError::Deadline, self.given());
         }
     }
 }

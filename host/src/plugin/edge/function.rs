@@ -158,7 +158,7 @@ impl Function {
         match Place::take(&own.under_way, self.concurrency) {
             Some(place) => Ok(EdgeCall::new(own.handler.clone(), place, Arc::clone(&self.health))),
             None => {
-                self.health.failed(&CallError::Busy);
+                self.health.failed(&CallError::Busy, 0);
                 Err(CallError::Busy)
             }
         }
