@@ -1,8 +1,8 @@
 //! Write plugins for the Sluice gateway.
 //!
 //! A plugin is a type that implements [`Plugin`], one or more of the traits
-//! [`RequestFilter`], [`ResponseFilter`], [`FrameFilter`], [`Transcoder`] and
-//! [`Timer`] (and, with the feature `http`, `Function`), and is named once in
+//! [`RequestFilter`], [`ResponseFilter`], [`FrameFilter`], [`Transcoder`],
+//! [`Timer`] and [`Comparison`] (and, with the feature `http`, `Function`), and is named once in
 //! [`export!`]. `sluice plugin build` makes a component of the crate;
 //! `cargo test` runs its tests natively, against the fake host of [`testing`].
 //!
@@ -56,6 +56,7 @@
 //! one exchange is kept under its [`ExchangeId`], in an [`Exchanges`]; what all
 //! instances share is kept in [`key_value`].
 
+mod comparison;
 mod config;
 mod exchanges;
 mod filters;
@@ -77,6 +78,7 @@ pub mod glue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
+pub use comparison::Comparison;
 pub use config::ConfigError;
 pub use exchanges::{ExchangeId, Exchanges};
 pub use filters::{RequestFilter, ResponseFilter};
@@ -99,8 +101,8 @@ pub mod prelude {
     pub use crate::{Function, Request, Response};
 
     pub use crate::{
-        ChunkVerdict, ConfigError, ConnectionId, Denial, Edits, ExchangeId, Exchanges, Frame, FrameFilter,
-        FrameVerdict, Frames, HeadVerdict, Interest, Message, Outgoing, OverLimit, Plugin, Problem,
-        RequestFilter, RequestHead, ResponseFilter, ResponseHead, Timer, Transcoder,
+        ChunkVerdict, Comparison, ConfigError, ConnectionId, Denial, Edits, ExchangeId, Exchanges, Frame,
+        FrameFilter, FrameVerdict, Frames, HeadVerdict, Interest, Message, Outgoing, OverLimit, Plugin,
+        Problem, RequestFilter, RequestHead, ResponseFilter, ResponseHead, Timer, Transcoder,
     };
 }

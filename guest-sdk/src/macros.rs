@@ -5,7 +5,7 @@
 /// `cdylib`.
 ///
 /// The names are `RequestFilter`, `ResponseFilter`, `FrameFilter`, `Transcoder`,
-/// `Timer` and, with the feature `http`, `Function`.
+/// `Timer`, `Comparison` and, with the feature `http`, `Function`.
 ///
 /// ```
 /// # use sluice_sdk::prelude::*;
@@ -68,6 +68,9 @@ macro_rules! __export_interface {
     };
     (Timer) => {
         $crate::glue::export_timer!(Component with_types_in $crate::glue::timer);
+    };
+    (Comparison) => {
+        $crate::glue::export_comparison!(Component with_types_in $crate::glue::comparison);
     };
     (Function) => {
         type Handler = $crate::glue::Handler<Component>;

@@ -30,15 +30,20 @@ pub trait Plugin: Sized + 'static {
 /// Makes an instance of the text the host gives.
 #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "called by the exported components"))]
 pub(crate) fn configure<P: Plugin>(text: &str) -> Result<(P, Interest), ConfigError> {
+    let plugin = P::new(settings::<P>(text)?)?;
+    let interest = plugin.interest();
+    Ok((plugin, interest))
+}
+
+/// Reads a configuration.
+pub(crate) fn settings<P: Plugin>(text: &str) -> Result<P::Config, ConfigError> {
     // A plugin without configuration takes any object that is empty.
     let text = if std::mem::size_of::<P::Config>() == 0 && is_empty_object(text) {
         nothing::<P::Config>(text)
     } else {
         text
     };
-    let plugin = P::new(crate::config::parse(text)?)?;
-    let interest = plugin.interest();
-    Ok((plugin, interest))
+    crate::config::parse(text)
 }
 
 fn is_empty_object(text: &str) -> bool {

@@ -17,8 +17,8 @@ pub use http::Handler;
 pub use wasip2 as wasi;
 
 use crate::{
-    ConnectionId, ExchangeId, Frame, FrameFilter, Frames, Plugin, RequestFilter, RequestHead, ResponseFilter,
-    ResponseHead, Timer, Transcoder,
+    Comparison, ConnectionId, ExchangeId, Frame, FrameFilter, Frames, Plugin, RequestFilter, RequestHead,
+    ResponseFilter, ResponseHead, Timer, Transcoder,
 };
 
 /// What the host gives. A component imports those functions alone that it calls.
@@ -50,7 +50,9 @@ bindings!(response_filter, "response-filter-plugin", "export_response_filter", "
 bindings!(frame_filter, "frame-filter-plugin", "export_frame_filter");
 bindings!(transcoder, "transcoder-plugin", "export_transcoder", "sluice:plugin/types@0.1.0");
 bindings!(timer, "timer-plugin", "export_timer");
+bindings!(comparison, "comparison-plugin", "export_comparison");
 
+pub use comparison::export_comparison;
 pub use frame_filter::export_frame_filter;
 pub use lifecycle::export_lifecycle;
 pub use request_filter::export_request_filter;
@@ -58,6 +60,7 @@ pub use response_filter::export_response_filter;
 pub use timer::export_timer;
 pub use transcoder::export_transcoder;
 
+use comparison::exports::sluice::plugin::comparison as wit_comparison;
 use frame_filter::exports::sluice::plugin::frame_filter as wit_frames;
 use imports::sluice::plugin::types::{ChunkVerdict, Head, HeadVerdict};
 use lifecycle::exports::sluice::plugin::lifecycle as wit_lifecycle;
@@ -170,5 +173,12 @@ impl<C: Component<Plugin: Transcoder>> wit_transcoder::Guest for C {
 impl<C: Component<Plugin: Timer>> wit_timer::Guest for C {
     fn tick() -> Result<(), String> {
         with::<C, _>(|plugin| plugin.tick())
+    }
+}
+
+impl<C: Component<Plugin: Comparison>> wit_comparison::Guest for C {
+    fn breaking(old: String) -> Result<Vec<String>, String> {
+        let old = crate::plugin::settings::<C::Plugin>(&old).map_err(|error| error.to_string())?;
+        with::<C, _>(|plugin| plugin.breaking(old)).map_err(|error| error.to_string())
     }
 }

@@ -2,9 +2,9 @@
 
 use super::{Request, Response};
 use crate::{
-    ChunkVerdict, ConfigError, ConnectionId, Denial, ExchangeId, Frame, FrameFilter, FrameVerdict, Frames,
-    HeadVerdict, Interest, OverLimit, Phase, Plugin, RequestFilter, RequestHead, ResponseFilter,
-    ResponseHead,
+    ChunkVerdict, Comparison, ConfigError, ConnectionId, Denial, ExchangeId, Frame, FrameFilter,
+    FrameVerdict, Frames, HeadVerdict, Interest, OverLimit, Phase, Plugin, RequestFilter, RequestHead,
+    ResponseFilter, ResponseHead,
 };
 
 /// What became of a message.
@@ -138,6 +138,18 @@ impl<P: FrameFilter> Tester<P> {
         let mut verdicts = verdicts.into_iter();
         let verdict = |seen| if seen { verdicts.next() } else { None };
         seen.into_iter().map(verdict).map(|verdict| verdict.unwrap_or(FrameVerdict::Pass)).collect()
+    }
+}
+
+impl<P: Comparison> Tester<P> {
+    /// Asks what clients of the configuration `old`, as an operator would write it,
+    /// would stumble over.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be compared, as the operator would see it.
+    pub fn breaking(&self, old: &str) -> Result<Vec<String>, ConfigError> {
+        self.plugin.breaking(crate::plugin::settings::<P>(old)?)
     }
 }
 

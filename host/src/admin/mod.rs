@@ -24,9 +24,9 @@ pub use exchange::{Request, Response, Site};
 pub use server::{ServerLimits, bind, serve};
 pub use sites::{MetricsSite, StatusSite};
 pub use status::{
-    BindStatus, ConfigStatus, ConnectionStatus, HealthCounter, InForce, LineStatus, ListenerStatus,
-    ModuleStatus, NodeInfo, NodeStatus, ProcessStatus, ProvenanceStatus, Quarantined, Readiness,
-    RunningStatus, Since, State, Status, StoreStatus, UpstreamStatus,
+    BindStatus, BreakingStatus, ConfigStatus, ConnectionStatus, HealthCounter, InForce, LineStatus,
+    ListenerStatus, ModuleStatus, NodeInfo, NodeStatus, ProcessStatus, ProvenanceStatus, Quarantined,
+    Readiness, RunningStatus, Since, State, Status, StoreStatus, UpstreamStatus,
 };
 
 /// What the gateway says of itself. Asked on a thread of its own, so it may take

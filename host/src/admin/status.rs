@@ -65,6 +65,8 @@ pub struct ConfigStatus {
     pub objects: std::collections::BTreeMap<String, usize>,
     /// Objects that could not be used.
     pub quarantined: Vec<Quarantined>,
+    /// Objects whose last change breaks clients written for what was before.
+    pub breaking: Vec<BreakingStatus>,
     /// Why the store cannot be read, when it cannot: the state is the last good one.
     pub stale: Option<String>,
     /// Which state of a remote store this is.
@@ -111,6 +113,23 @@ pub struct Quarantined {
     pub reason: String,
     /// Whether an earlier version of it is still in use.
     pub last_good: bool,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+}
+
+/// A change of what an object says of a module that breaks clients.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BreakingStatus {
+    /// The object's kind (`routes`).
+    pub kind: String,
+    /// Its id.
+    pub id: String,
+    /// The module that says so.
+    pub plugin: String,
+    /// What clients stumble over, a text each.
+    pub changes: Vec<String>,
     /// Since when.
     #[serde(flatten)]
     pub since: Since,

@@ -37,6 +37,7 @@ pub(super) fn render(status: &Status, paint: Paint) -> String {
     let mut page = Page { text: String::new(), paint };
     page.head(status);
     page.quarantined(status);
+    page.breaking(status);
     page.listeners(status);
     page.upstreams(status);
     page.modules(status);
@@ -91,6 +92,27 @@ impl Page {
             self.painted(Tone::Bad, &fit(&row, WIDTH));
             self.text.push('\n');
             self.note(Tone::Dim, &object.reason);
+        }
+    }
+
+    fn breaking(&mut self, status: &Status) {
+        if status.config.breaking.is_empty() {
+            return;
+        }
+        self.title("BREAKS CLIENTS");
+        for change in &status.config.breaking {
+            let row = format!(
+                "{}/{}  plugin {}, changed {} ago",
+                change.kind,
+                change.id,
+                change.plugin,
+                span(change.since.for_seconds)
+            );
+            self.painted(Tone::Bad, &fit(&row, WIDTH));
+            self.text.push('\n');
+            for text in &change.changes {
+                self.note(Tone::Dim, text);
+            }
         }
     }
 
@@ -299,7 +321,7 @@ fn short(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{BindStatus, ListenerStatus, ModuleStatus, Quarantined};
+    use crate::admin::{BindStatus, BreakingStatus, ListenerStatus, ModuleStatus, Quarantined};
 
     fn full(long: &str) -> Status {
         let since = Since { since: "2026-01-01T00:00:00Z".into(), for_seconds: u64::MAX };
@@ -335,8 +357,15 @@ mod tests {
             kind: "routes".into(),
             id: long.into(),
             reason: long.into(),
-            since,
+            since: since.clone(),
             ..Quarantined::default()
+        }];
+        status.config.breaking = vec![BreakingStatus {
+            kind: "stream_routes".into(),
+            id: long.into(),
+            plugin: long.into(),
+            changes: vec![long.into()],
+            since,
         }];
         status.listeners = vec![ListenerStatus {
             id: long.into(),

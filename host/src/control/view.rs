@@ -9,15 +9,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::admin::{
-    ConfigStatus, ConnectionStatus, Gateway, InForce, ListenerStatus, ModuleStatus, NodeInfo, ProcessStatus,
-    ProvenanceStatus, Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus, UpstreamStatus,
+    BreakingStatus, ConfigStatus, ConnectionStatus, Gateway, InForce, ListenerStatus, ModuleStatus, NodeInfo,
+    ProcessStatus, ProvenanceStatus, Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus,
+    UpstreamStatus,
 };
 use crate::config::cache::GoodDocument;
 use crate::config::objects::{self, Module};
 use crate::config::source::{Fleet, Stamp, StoreState};
 use crate::config::{KINDS, Key, Kind, Object, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
-use crate::plugin::{FAILURES, NodeHealth, Plugin, Provenance, Running, TrustFault};
+use crate::plugin::{Breaking, FAILURES, NodeHealth, Plugin, Provenance, Running, TrustFault};
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, UpstreamChanges};
 use crate::upstream::{self, Upstream};
@@ -40,6 +41,7 @@ pub struct View {
     applied: Option<SystemTime>,
     objects: BTreeMap<String, usize>,
     quarantined: Vec<Held>,
+    breaking: Vec<(Key, Breaking)>,
     modules: Vec<ModuleView>,
     running: Arc<Running>,
     stamp: Option<Stamp>,
@@ -99,6 +101,16 @@ fn provenance_status(found: &Result<Provenance, TrustFault>) -> ProvenanceStatus
         },
         Ok(Provenance::Unproven(why)) => ProvenanceStatus { why: Some(why.to_string()), ..state("unproven") },
         Err(why) => ProvenanceStatus { why: Some(why.to_string()), ..state("refused") },
+    }
+}
+
+fn breaking_status(((kind, id), found): &(Key, Breaking)) -> BreakingStatus {
+    BreakingStatus {
+        kind: kind.to_string(),
+        id: id.to_string(),
+        plugin: found.module.to_string(),
+        changes: found.changes.clone(),
+        since: since_of(found.since),
     }
 }
 
@@ -166,6 +178,11 @@ impl View {
             applied: Some(now),
             objects,
             quarantined,
+            breaking: builder
+                .modules_view()
+                .all_breaking()
+                .map(|(key, found)| (key.clone(), found.clone()))
+                .collect(),
             modules: store
                 .live_of(Kind::Modules)
                 .filter_map(|object| match object {
@@ -342,6 +359,7 @@ impl NodeView {
             applied: view.applied.map(since_of).unwrap_or_default(),
             objects: view.objects.clone(),
             quarantined: view.quarantined.iter().map(Held::shown).collect(),
+            breaking: view.breaking.iter().map(breaking_status).collect(),
             stale: state.and_then(|state| state.stale_reason()),
             store,
         }

@@ -14,6 +14,7 @@ use crate::config::objects::{BUILT_IN_PLUGINS, Plugins};
 use crate::message::{
     Client, FrameFields, ResponseHead, RouteLabels, Stage, Subject, Transcode, UpstreamView,
 };
+use crate::plugin::Plugin;
 use crate::plugin::edge::Function;
 use crate::route::Expression;
 
@@ -207,6 +208,14 @@ impl Chain {
     #[must_use]
     pub fn sees_connections(&self) -> bool {
         !self.connection.is_empty()
+    }
+
+    /// The modules among its plugins.
+    pub fn modules(&self) -> impl Iterator<Item = &Arc<Plugin>> {
+        self.links.iter().filter_map(|link| match &link.filter {
+            Filter::Module(module) => Some(module.plugin()),
+            _ => None,
+        })
     }
 
     /// Whether it refuses what it meets: a module of it cannot be had.

@@ -98,6 +98,11 @@ impl ModuleFilter {
         Ok(Self { inspects: true, ..self })
     }
 
+    /// The module.
+    pub(super) fn plugin(&self) -> &Arc<Plugin> {
+        &self.plugin
+    }
+
     /// Whether it is shown the texts of messages.
     pub(super) fn inspects(&self) -> bool {
         self.inspects

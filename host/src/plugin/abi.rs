@@ -264,6 +264,7 @@ pub(super) type OnHead<'a> = ((u64, Head<'a>, bool), (HeadVerdict,));
 pub(super) type OnBody<'a> = ((u64, &'a [u8], bool), (ChunkVerdict,));
 pub(super) type OnFrames<'a> = ((u64, &'a str, &'a [u8], &'a [Frame]), (Vec<FrameRuling>,));
 pub(super) type Tick = ((), (Result<(), String>,));
+pub(super) type Breaking<'a> = ((&'a str,), (Result<Vec<String>, String>,));
 pub(super) type EncodeRequest<'a> =
     ((Head<'a>, &'a [u8], Option<u64>), (Result<Outgoing, TranscodeProblem>,));
 pub(super) type DecodeReply<'a> = ((u32, u32, &'a [u8]), (Result<Vec<u8>, TranscodeProblem>,));

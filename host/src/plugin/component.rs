@@ -31,17 +31,19 @@ pub enum Interface {
     FrameFilter,
     Transcoder,
     Timer,
+    Comparison,
 }
 
 impl Interface {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Lifecycle,
         Self::RequestFilter,
         Self::ResponseFilter,
         Self::FrameFilter,
         Self::Transcoder,
         Self::Timer,
+        Self::Comparison,
     ];
 
     /// Its name in the package.
@@ -54,6 +56,7 @@ impl Interface {
             Self::FrameFilter => "frame-filter",
             Self::Transcoder => "transcoder",
             Self::Timer => "timer",
+            Self::Comparison => "comparison",
         }
     }
 
@@ -71,6 +74,7 @@ pub(super) struct Exports {
     pub(super) frames: Option<ComponentExportIndex>,
     pub(super) transcoder: Option<[ComponentExportIndex; 5]>,
     pub(super) tick: Option<ComponentExportIndex>,
+    pub(super) breaking: Option<ComponentExportIndex>,
 }
 
 /// What a component imports and exports, for people.
@@ -288,5 +292,6 @@ fn find_exports(code: &Code) -> Exports {
         frames: functions(code, Interface::FrameFilter, ["on-frames"]).map(|[one]| one),
         transcoder: functions(code, Interface::Transcoder, transcoder),
         tick: functions(code, Interface::Timer, ["tick"]).map(|[one]| one),
+        breaking: functions(code, Interface::Comparison, ["breaking"]).map(|[one]| one),
     }
 }

@@ -9,9 +9,9 @@ use wasmtime::component::{
 use wasmtime::{Store, UpdateDeadline};
 
 use super::abi::{
-    ChunkVerdict, Configure, DecodeMessage, DecodeReply, EncodeMessage, EncodeRequest, Frame, FrameRuling,
-    Head, HeadVerdict, Interest, OnBody, OnFrames, OnHead, Outgoing, TextFields, TextMessage, Tick,
-    TranscodeProblem,
+    Breaking, ChunkVerdict, Configure, DecodeMessage, DecodeReply, EncodeMessage, EncodeRequest, Frame,
+    FrameRuling, Head, HeadVerdict, Interest, OnBody, OnFrames, OnHead, Outgoing, TextFields, TextMessage,
+    Tick, TranscodeProblem,
 };
 use super::component::{Component, Made};
 use super::deadline::Look;
@@ -43,6 +43,7 @@ struct Functions {
     frames: Option<Typed<OnFrames<'static>>>,
     transcoder: Option<Box<Transcoder>>,
     tick: Option<Typed<Tick>>,
+    breaking: Option<Typed<Breaking<'static>>>,
 }
 
 struct Transcoder {
@@ -164,6 +165,15 @@ impl Live {
     pub(super) async fn tick(&mut self, deadline: Duration) -> Result<Result<(), String>, CallError> {
         let function = self.functions.tick.ok_or_else(absent)?;
         self.call(function, (), deadline).await.map(|(answer,)| answer)
+    }
+
+    pub(super) async fn breaking(
+        &mut self,
+        old: &str,
+        deadline: Duration,
+    ) -> Result<Result<Vec<String>, String>, CallError> {
+        let function: Typed<Breaking<'_>> = self.functions.breaking.ok_or_else(absent)?;
+        self.call(function, (old,), deadline).await.map(|(answer,)| answer)
     }
 
     pub(super) async fn encode_request(
@@ -296,7 +306,7 @@ fn explain(store: &Store<State>, error: &wasmtime::Error) -> CallError {
 }
 
 /// The first line of a text, at most 512 characters of it.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(512).collect()
 }
 
@@ -322,6 +332,11 @@ fn functions(
             .map(|index| typed(store, linked, index, "frame-filter.on-frames"))
             .transpose()?,
         tick: exports.tick.as_ref().map(|index| typed(store, linked, index, "timer.tick")).transpose()?,
+        breaking: exports
+            .breaking
+            .as_ref()
+            .map(|index| typed(store, linked, index, "comparison.breaking"))
+            .transpose()?,
         transcoder: exports
             .transcoder
             .as_ref()

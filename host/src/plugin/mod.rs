@@ -28,6 +28,7 @@ mod abi;
 mod breaker;
 mod cache;
 mod collect;
+mod comparison;
 mod component;
 mod deadline;
 pub mod edge;
@@ -50,6 +51,7 @@ pub use abi::{
 };
 pub use breaker::{FAILURES_MIN, OPEN_TIME, WINDOW};
 pub use collect::ModuleCollector;
+pub use comparison::Breaking;
 pub use component::{Component, Interface, Outline};
 pub use engine::{Engine, EngineOptions, MEMORY_BYTES_MAX, PoolSize, TABLE_ENTRIES_MAX, TICK, code_folder};
 pub use error::{CallError, LoadError};

@@ -22,7 +22,7 @@ use super::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict, Interest, 
 use super::component::{Component, Interface, Made};
 use super::edge::{Function, Spec};
 use super::host::{Lines, Note, Owner, Services};
-use super::instance::{Config, Live, Side};
+use super::instance::{Config, Live, Side, shorten};
 use super::limits::Limits;
 use super::slots::{Slot, Slots};
 use super::stats::{Health, Stats};
@@ -543,6 +543,29 @@ impl Plugin {
             self.slots.want(place);
             self.wanted.notify_one();
         }
+    }
+
+    /// Whether it can say what a change of its configuration breaks.
+    #[must_use]
+    pub fn compares(&self) -> bool {
+        self.component.has(Interface::Comparison)
+    }
+
+    /// Whether it is used with another configuration than `other`.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        self.config != other.config
+    }
+
+    /// What clients written for the configuration of `old` would stumble over with
+    /// its own, by an instance made for this. For a thread that may block.
+    pub(super) fn breaking(&self, old: &Self) -> Result<Vec<String>, String> {
+        let deadline = self.owner.limits.configure_deadline;
+        let answer = wait(async {
+            let mut live = self.start().await.map_err(|error| error.to_string())?;
+            live.breaking(&old.config.text, deadline).await.map_err(|error| error.to_string())
+        })?;
+        Ok(answer.map_err(|why| shorten(&why))?.iter().map(|change| shorten(change)).collect())
     }
 
     /// Fills the places that calls found empty or spent; for a thread that may

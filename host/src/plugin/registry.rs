@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::comparison::{Breaking, Comparisons};
 use super::component::Component;
 use super::engine::{Engine, EngineOptions};
 use super::host::Services;
@@ -23,7 +24,7 @@ use super::module::{Mode, OnFailure, Plugin, Settings};
 use super::trust::{Provenance, Trust, TrustFault};
 use super::{LoadError, Visit};
 use crate::config::objects::{Module, ModuleFailure, ModuleInstance};
-use crate::config::{Blobs, COMPONENT_BYTES_MAX, Digest, Id};
+use crate::config::{self, Blobs, COMPONENT_BYTES_MAX, Digest, Id};
 
 /// Modules that are compiled or tried out at one time.
 const JOBS_MAX: usize = 2;
@@ -59,6 +60,7 @@ pub struct Modules {
     jobs: Arc<Semaphore>,
     running: Arc<Running>,
     trust: Trust,
+    comparisons: Comparisons,
 }
 
 type Components = Arc<Mutex<HashMap<Digest, Weak<Component>>>>;
@@ -139,6 +141,7 @@ impl Modules {
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             running: Arc::default(),
             trust: Trust::default(),
+            comparisons: Comparisons::new(),
         }
     }
 
@@ -213,7 +216,37 @@ impl Modules {
         Err(Gap::Preparing)
     }
 
-    /// Waits until a module is ready or refused, and says which. Cancel-safe.
+    /// Has a module asked what its new configuration means for clients of the old
+    /// one, where it can say so.
+    pub fn compare(&mut self, owner: &config::Key, old: &Arc<Plugin>, new: &Arc<Plugin>) {
+        if new.compares() && new.differs(old) {
+            self.comparisons.begin(owner, Arc::clone(old), Arc::clone(new), &self.jobs);
+        }
+    }
+
+    /// Whether what an object says of modules is being compared with what it said.
+    #[must_use]
+    pub fn is_compared(&self, owner: &config::Key) -> bool {
+        self.comparisons.is_pending(owner)
+    }
+
+    /// What the last change of an object breaks, as far as its modules can say.
+    pub fn breaking<'a>(&'a self, owner: &config::Key) -> impl Iterator<Item = &'a Breaking> {
+        self.comparisons.found(owner)
+    }
+
+    /// The same of all objects.
+    pub fn all_breaking(&self) -> impl Iterator<Item = (&config::Key, &Breaking)> {
+        self.comparisons.all()
+    }
+
+    /// Forgets what changes of an object broke: it is gone.
+    pub fn forget(&mut self, owner: &config::Key) {
+        self.comparisons.forget(owner);
+    }
+
+    /// Waits until a module is ready or refused, or a comparison has ended, and says
+    /// of which module. Cancel-safe.
     pub async fn changed(&mut self) -> Id {
         loop {
             let again = self.uses.iter().filter_map(|(key, one)| match one {
@@ -228,6 +261,11 @@ impl Modules {
                     // The sender is our own and lives as long as we do.
                     let Some(Done { key, outcome }) = done else { continue };
                     return self.settle(key, outcome);
+                }
+                compared = self.comparisons.next() => {
+                    if let Some(id) = compared {
+                        return id;
+                    }
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
                     if let Some((_, id)) = next {

@@ -158,6 +158,54 @@ impl Builder {
         self.mentions.looked_at
     }
 
+    /// What changes of an object since then break for clients, as far as modules
+    /// can say: its own, and those of what names it.
+    #[must_use]
+    pub fn breaking_since(&self, store: &Store, key: &Key, since: SystemTime) -> Vec<String> {
+        let mut told = Vec::new();
+        for owner in concerned(store, key) {
+            let name = if owner == *key { String::new() } else { format!("{}/{}: ", owner.0, owner.1) };
+            for found in self.modules.breaking(&owner).filter(|found| found.since >= since) {
+                let module = &found.module;
+                told.extend(found.changes.iter().map(|change| format!("{name}plugins.{module}: {change}")));
+            }
+        }
+        told
+    }
+
+    /// Whether it will be known in a moment what a change of an object breaks.
+    #[must_use]
+    pub fn is_comparing(&self, store: &Store, key: &Key) -> bool {
+        concerned(store, key).iter().any(|owner| {
+            let is_prepared = || {
+                let problems = self.failed.get(owner).into_iter().flat_map(|failure| &failure.problems);
+                let mut messages = problems.map(|problem| problem.message.as_str());
+                messages.any(|message| message.ends_with(PREPARING)) && self.compares(owner)
+            };
+            self.modules.is_compared(owner) || is_prepared()
+        })
+    }
+
+    /// Whether modules of a route that is live can say what changes break.
+    fn compares(&self, key: &Key) -> bool {
+        let chain = match key.0 {
+            Kind::Routes => self.current.router.get(key.1.as_str()).map(|route| &route.chain),
+            Kind::StreamRoutes => self.current.stream_routes.get(key.1.as_str()).map(|route| &route.chain),
+            _ => None,
+        };
+        chain.is_some_and(|chain| chain.modules().any(|module| module.compares()))
+    }
+
+    /// Has modules asked what their new configurations mean for clients.
+    fn compare(&mut self, owner: &Key, before: Option<&Chain>, now: &Chain) {
+        for new in now.modules() {
+            let mut olds = before.into_iter().flat_map(Chain::modules);
+            if let Some(old) = olds.find(|old| old.name() == new.name()) {
+                self.modules.compare(owner, old, new);
+            }
+        }
+    }
+
     /// The modules, to look at.
     #[must_use]
     pub fn modules_view(&self) -> &Modules {
@@ -679,6 +727,7 @@ impl Builder {
             self.mentions.forget(&key);
             self.failed.remove(&key);
             self.closed.remove(&key);
+            self.modules.forget(&key);
             return;
         };
         let built = self.try_route(store, &key, object);
@@ -708,6 +757,8 @@ impl Builder {
     }
 
     fn put_route(&mut self, key: &Key, (rule, route): (RouteMatch, Route)) {
+        let before = self.current.router.get(key.1.as_str()).map(|route| Arc::clone(&route.chain));
+        self.compare(key, before.as_deref(), &route.chain);
         self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
         self.current.router.insert(key.1.as_str(), rule, Arc::new(route));
     }
@@ -898,12 +949,15 @@ impl Builder {
             self.upstreams.forget(&key);
             self.mentions.forget(&key);
             self.failed.remove(&key);
+            self.modules.forget(&key);
             return;
         };
         let before = self.upstreams.begin(&key);
         let built = self.build_stream_route(store, &key, object);
         self.upstreams.finish(&key, before, built.is_ok());
         if let Some(route) = self.note(&key, built) {
+            let before = self.current.stream_routes.get(key.1.as_str()).map(|route| Arc::clone(&route.chain));
+            self.compare(&key, before.as_deref(), &route.chain);
             self.current.stream_routes.insert(object, Arc::new(route));
         }
     }
@@ -1065,6 +1119,13 @@ fn with_references(store: &Store) -> BTreeSet<Key> {
         }
     }
     found
+}
+
+/// An object and what names it.
+fn concerned(store: &Store, key: &Key) -> BTreeSet<Key> {
+    let mut all = users(store, key);
+    all.insert(key.clone());
+    all
 }
 
 /// Routes and stream routes that name an object, directly, by a service or by

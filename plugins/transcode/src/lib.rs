@@ -63,11 +63,19 @@ impl Transcoder for Transcode {
     }
 }
 
+impl Comparison for Transcode {
+    fn breaking(&self, old: Settings) -> Result<Vec<String>, ConfigError> {
+        let old = Plan::from_settings(&old).map_err(ConfigError::whole)?;
+        let found = sluice_transcode::breaking(&old, self.core.plan());
+        Ok(found.iter().map(ToString::to_string).collect())
+    }
+}
+
 fn problem(problem: sluice_transcode::Problem) -> Problem {
     Problem { status: problem.status, path: problem.path, message: problem.message }
 }
 
-sluice_sdk::export!(Transcode: Transcoder);
+sluice_sdk::export!(Transcode: Transcoder, Comparison);
 
 #[cfg(test)]
 mod tests {
@@ -122,6 +130,27 @@ mod tests {
         assert!(error("c.Say\"", "d.Say\"").starts_with("commands[0].request: \"d.Say\""));
         assert!(error("\"0x0302\"", "\"x\"").starts_with("commands[0].reply: \"x\""));
         assert!(error("uint64 to = 1", "uint64 to 1").contains("chat.proto:1:"));
+    }
+
+    #[test]
+    fn what_breaks_clients_of_an_old_configuration_is_told() {
+        let _host = Host::install();
+        let tester = |config: &str| Tester::<Transcode>::new(config).expect("a good configuration");
+        let told = |config: String| tester(&config).breaking(CONFIG).expect("a comparison");
+        assert_eq!(told(CONFIG.to_owned()), [""; 0]);
+        assert_eq!(told(CONFIG.replace("string text = 2;", "string text = 2; bool loud = 3;")), [""; 0]);
+        assert_eq!(
+            told(CONFIG.replace("string text", "string words")),
+            ["c.Say.text: number 2 is now words"]
+        );
+        assert_eq!(
+            told(CONFIG.replace("uint64 id = 1", "string id = 1")),
+            ["c.Said.id: was uint64, is string"]
+        );
+        assert_eq!(
+            told(CONFIG.replace("/say/{to}", "/tell/{to}")),
+            ["command 0x0301: POST /say/{to} is now POST /tell/{to}"]
+        );
     }
 
     fn settings_of(text: &str) -> Settings {

@@ -8,6 +8,7 @@ use sluice_harness::service::frame::{Frame, command};
 use sluice_harness::service::im_client::ImClient;
 use sluice_harness::service::im_v1::{ContentType, SendReply, SendRequest};
 use sluice_harness::{ImServer, Port, Sluice, eventually};
+use sluice_tests::admin::{expect, with_keys};
 use sluice_tests::im::{
     Http, JsonSocket, PROTO, Session, change, commands, component, gateway, login, route, text,
     with_transcode,
@@ -570,6 +571,65 @@ async fn a_new_command_is_live_at_once_and_a_proto_that_breaks_one_is_refused() 
     })
     .await;
     assert_eq!(sluice.quarantined("protos", "im"), None);
+}
+
+#[test]
+fn what_a_change_of_definitions_breaks_for_clients_is_told() {
+    let server = server();
+    let sluice = with_keys(gateway(&server, |_| {})).start();
+    wait_active(&sluice, "im", "leased");
+    let put = |content: &str| {
+        let object = json!({"content": content}).to_string();
+        expect(&sluice, "PUT", "protos/im", &object, 200)
+    };
+    let breaking = || sluice.status()["config"]["breaking"].clone();
+    let ack = "uint64 message_id = 1;\n}\n\n// Command 0x0312";
+    let changed = |to: &str| {
+        assert!(PROTO.contains(ack));
+        PROTO.replace(ack, &format!("{to}\n}}\n\n// Command 0x0312"))
+    };
+    let nothing = put(&changed("uint64 message_id = 1;\n  string reason = 2;"));
+    assert!(nothing.get("warnings").is_none() && nothing.get("quarantine").is_none(), "{nothing}");
+    assert_eq!(breaking(), json!([]));
+
+    // A field of another type, and one that is gone: live, and told everywhere.
+    let told = put(&changed("string message_id = 1;"));
+    let expected = ["im.v1.AckRequest.message_id: was uint64, is string", "im.v1.AckRequest.reason: is gone"];
+    let named = expected.map(|change| format!("routes/im: plugins.transcode: {change}"));
+    assert_eq!((&told["warnings"], told.get("quarantine")), (&json!(named), None), "{told}");
+    let shown = breaking();
+    assert_eq!(
+        (&shown[0]["kind"], &shown[0]["id"], &shown[0]["plugin"], &shown[0]["changes"]),
+        (&json!("routes"), &json!("im"), &json!("transcode"), &json!(expected)),
+        "{shown}"
+    );
+
+    // A change that a command cannot live with is refused with the reason, and what
+    // was there before stays.
+    let refused = put(&PROTO.replace("message AckRequest", "message AckDemand"));
+    let why = refused["quarantine"][0].to_string();
+    assert!(why.contains("commands[3].request") && why.contains("im.v1.AckRequest"), "{refused}");
+    assert_eq!(breaking(), shown);
+
+    // Back again: what was string is a number, and nobody knew the reason.
+    let back = put(PROTO);
+    let expected = ["routes/im: plugins.transcode: im.v1.AckRequest.message_id: was string, is uint64"];
+    assert_eq!((&back["warnings"], back.get("quarantine")), (&json!(expected), None), "{back}");
+
+    // A command less, in a set of changes.
+    let mut without = route();
+    without["plugins"]["transcode"]["commands"].as_array_mut().unwrap().remove(3);
+    let set = json!({"objects": [{"kind": "routes", "id": "im", "value": without}]}).to_string();
+    let answer = expect(&sluice, "POST", "changes", &set, 200);
+    let expected = [
+        "routes/im: plugins.transcode: command 0x0311: is gone",
+        "routes/im: plugins.transcode: command 0x0312: is no longer sent to clients",
+    ];
+    assert_eq!(answer["warnings"], json!(expected), "{answer}");
+    // A command more is none: what was told before is over.
+    let answer = expect(&sluice, "PUT", "routes/im", &route().to_string(), 200);
+    assert!(answer.get("warnings").is_none(), "{answer}");
+    assert_eq!(breaking(), json!([]));
 }
 
 /// The route as the documentation has it, and a service that needs no login.

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
@@ -158,8 +159,19 @@ impl AdminSite {
         if is_trial || planned.is_empty() {
             return Ok(Response::json(200, &json!({"dry_run": is_trial, "objects": told})));
         }
+        let written: Vec<(Kind, Id)> = planned.iter().map(|one| (one.kind, one.id.clone())).collect();
+        let began = SystemTime::now();
         let (change, _) = self.desk.write_all(&caller.name, action, planned)?;
-        Ok(Response::json(200, &json!({"change": change, "objects": told})))
+        let mut answer = json!({"change": change, "objects": told});
+        let mut warnings = Vec::new();
+        for (kind, id) in written {
+            let (_, breaking) = self.desk.outcome(kind, &id, began)?;
+            warnings.extend(breaking.into_iter().map(|change| format!("{kind}/{id}: {change}")));
+        }
+        if !warnings.is_empty() {
+            answer["warnings"] = json!(warnings);
+        }
+        Ok(Response::json(200, &answer))
     }
 
     /// Answers `history`: the changes that are kept, the newest first.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::Fault;
 use super::history::{Change, Changed};
+use super::read::failure;
 use crate::config::source::{Area, Expect, RecordName, Transaction, Write, WriteError, Writer};
-use crate::config::{Document, Id, Indexes, Kind, Store};
+use crate::config::{Document, Id, Indexes, Kind, Problem, Store};
 use crate::snapshot::Builder;
 
 /// What the control thread is asked between two batches. It must be quick.
@@ -142,6 +143,31 @@ impl Desk {
             held.push(self.taken_up(one, before, written, until)?);
         }
         Ok((number, held))
+    }
+
+    /// Waits until it is known what a write means, within [`TAKEN_UP_TIMEOUT`]; then
+    /// why the object is not live, and what a change of it since `began` breaks for
+    /// clients.
+    pub(super) fn outcome(
+        &self,
+        kind: Kind,
+        id: &Id,
+        began: SystemTime,
+    ) -> Result<(Option<Vec<Problem>>, Vec<String>), Fault> {
+        let until = tokio::time::Instant::now() + TAKEN_UP_TIMEOUT;
+        let mut changes = self.changes.clone();
+        loop {
+            changes.borrow_and_update();
+            let key = (kind, id.clone());
+            let (is_comparing, why, breaking) = self.ask(move |store, builder| {
+                let why = failure(builder, kind, &key.1);
+                (builder.is_comparing(store, &key), why, builder.breaking_since(store, &key, began))
+            })?;
+            let changed = async { tokio::time::timeout_at(until, changes.changed()).await };
+            if !is_comparing || !matches!(self.runtime.block_on(changed), Ok(Ok(()))) {
+                return Ok((why, breaking));
+            }
+        }
     }
 
     /// A record's bytes.

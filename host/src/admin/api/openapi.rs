@@ -240,6 +240,11 @@ fn common_schemas() -> Map<String, Value> {
                 "createdIndex": {"type": "integer"},
                 "modifiedIndex": {"type": "integer"},
                 "quarantine": {"type": "array", "items": reference("Problem")},
+                "warnings": {
+                    "type": "array",
+                    "items": {"type": "string"},
+                    "description": "what the write breaks for clients of what was before",
+                },
             },
         },
         "List": {

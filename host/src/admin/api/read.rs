@@ -36,7 +36,7 @@ impl AdminSite {
             held(store, kind, &wanted).map(|held| (held, why))
         })?;
         let (held, why) = found.ok_or_else(Fault::not_found)?;
-        Ok(answer(200, caller, &held, why.as_deref()))
+        Ok(answer(200, caller, &held, why.as_deref(), &[]))
     }
 
     fn list(&self, caller: &Caller, place: &Place, request: &Request) -> Answer {
@@ -64,11 +64,21 @@ pub(super) fn failure(builder: &Builder, kind: Kind, id: &Id) -> Option<Vec<Prob
     builder.failed().get(&(kind, id.clone())).map(|failure| failure.problems.clone())
 }
 
-/// An object as an answer, with its index as a tag.
-pub(super) fn answer(status: u16, caller: &Caller, held: &Held, why: Option<&[Problem]>) -> Response {
+/// An object as an answer, with its index as a tag, why it is not live, and what
+/// a change of it breaks.
+pub(super) fn answer(
+    status: u16,
+    caller: &Caller,
+    held: &Held,
+    why: Option<&[Problem]>,
+    breaking: &[String],
+) -> Response {
     let mut body = shown(caller, held);
     if let Some(problems) = why {
         body["quarantine"] = json!(problems);
+    }
+    if !breaking.is_empty() {
+        body["warnings"] = json!(breaking);
     }
     Response::json(status, &body).with("etag", &format!("\"{}\"", held.indexes.modified))
 }

@@ -10,7 +10,7 @@ use super::access::Caller;
 use super::address::{Place, id_of, key, singular};
 use super::desk::{Held, Planned};
 use super::fault::{Answer, Fault};
-use super::read::{answer, failure};
+use super::read::answer;
 use super::{AdminSite, Response, defaults, patch};
 use crate::admin::exchange::Request;
 use crate::config::source::Expect;
@@ -193,12 +193,12 @@ impl AdminSite {
     }
 
     fn commit(&self, caller: &Caller, action: &str, planned: Planned, status: u16) -> Answer {
-        let (kind, id) = (planned.kind, planned.id.clone());
+        let (kind, id, began) = (planned.kind, planned.id.clone(), SystemTime::now());
         let (_, mut held) = self.desk.write_all(&caller.name, action, vec![planned])?;
         let held = held.pop().flatten();
         let held = held.ok_or_else(|| Fault::new(409, "was deleted by someone else in the meantime"))?;
-        let why = self.desk.ask(move |_, builder| failure(builder, kind, &id))?;
-        Ok(answer(status, caller, &held, why.as_deref()))
+        let (why, breaking) = self.desk.outcome(kind, &id, began)?;
+        Ok(answer(status, caller, &held, why.as_deref(), &breaking))
     }
 
     /// A consumer's credentials, which go with it.

@@ -258,6 +258,9 @@ fn say_change(answer: &Value) {
         Some(change) => eprintln!("applied as change {change}"),
         None => eprintln!("nothing is different"),
     }
+    for warning in answer["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("breaks clients: {warning}");
+    }
 }
 
 fn print(text: &str) -> io::Result<()> {

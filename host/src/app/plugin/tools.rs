@@ -20,6 +20,7 @@ const PYPI: (&str, &str) = ("componentize-py", "0.25.1");
 
 /// The interfaces of plugins, as this program knows them.
 const WIT: &[(&str, &str)] = &[
+    ("comparison.wit", include_str!("../../../../wit/comparison.wit")),
     ("filters.wit", include_str!("../../../../wit/filters.wit")),
     ("host.wit", include_str!("../../../../wit/host.wit")),
     ("lifecycle.wit", include_str!("../../../../wit/lifecycle.wit")),

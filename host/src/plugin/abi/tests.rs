@@ -36,6 +36,7 @@ fn an_interface_with_another_type_is_refused_by_name() {
         ("timer-interval: u32,", "timer-interval: u64,", "lifecycle.configure"),
         ("frames,\n    }", "frames,\n        more,\n    }", "lifecycle.configure"),
         ("tick: func() -> result<_, string>", "tick: func() -> result<_, u32>", "timer.tick"),
+        ("result<list<string>, string>", "result<list<string>, u32>", "comparison.breaking"),
         ("path: string,\n        message", "path: u32,\n        message", "transcoder.encode-request"),
         ("id: option<string>,\n    }", "id: string,\n    }", "transcoder.encode-message"),
     ] {

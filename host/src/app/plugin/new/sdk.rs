@@ -15,6 +15,7 @@ macro_rules! sources {
 
 const SOURCES: &[(&str, &str)] = sources![
     "Cargo.toml",
+    "src/comparison.rs",
     "src/config.rs",
     "src/exchanges.rs",
     "src/filters.rs",
