@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use data_encoding::HEXLOWER;
 
 use super::cli;
 use crate::config::Id;
@@ -34,7 +35,7 @@ pub(super) fn run(flags: &cli::Keygen) -> ExitCode {
 fn random() -> Result<String> {
     let mut key = [0; 32];
     getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
-    Ok(key.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
+    Ok(HEXLOWER.encode(&key) + "\n")
 }
 
 /// Writes the private key and gives the object of the public one.

@@ -9,6 +9,7 @@
 //!
 //! Start at [`split`] and [`join`].
 
+use super::Digest;
 use super::source::{Area, RecordName};
 
 /// The most bytes of a piece, its head included.
@@ -72,8 +73,7 @@ pub enum BlobError {
 /// The SHA-256 of bytes, in hexadecimal.
 #[must_use]
 pub fn digest_of(bytes: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    Digest::of(bytes).hex()
 }
 
 /// The name of a piece of the component with this digest; none for what is no digest.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The SHA-256 of some bytes, written `sha256:` and 64 hexadecimal digits.
@@ -28,11 +29,7 @@ impl Digest {
     /// Its 64 digits, in lower case.
     #[must_use]
     pub fn hex(&self) -> String {
-        use fmt::Write;
-        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        HEXLOWER.encode(&self.0)
     }
 }
 
@@ -48,14 +45,8 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || "must be `sha256:` and 64 hexadecimal digits".to_owned();
         let hex = text.strip_prefix("sha256:").ok_or_else(wrong)?;
-        if hex.len() != 64 || !hex.is_ascii() {
-            return Err(wrong());
-        }
-        let mut own = [0; 32];
-        for (at, byte) in own.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[at * 2..at * 2 + 2], 16).map_err(|_| wrong())?;
-        }
-        Ok(Self(own))
+        let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| wrong())?;
+        bytes.try_into().map(Self).map_err(|_| wrong())
     }
 }
 
@@ -94,7 +85,15 @@ mod tests {
         let text = digest.to_string();
         assert_eq!(text, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
         assert_eq!(text.parse(), Ok(digest));
-        for wrong in ["", "sha256:", "sha256:zz", &text[1..], &text[..70], &format!("{text}0")] {
+        for wrong in [
+            "",
+            "sha256:",
+            "sha256:zz",
+            &text[1..],
+            &text[..70],
+            &text.replace("e3", "+3"),
+            &format!("{text}0"),
+        ] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
     }

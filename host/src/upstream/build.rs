@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use tokio::sync::Semaphore;
 
 use crate::config::objects::{self, ActiveCheck, CheckType, Checks, DEFAULT_LINE, UpstreamTls};
@@ -530,5 +531,5 @@ fn digest_of(parts: &[&str]) -> String {
         context.update(&(part.len() as u64).to_be_bytes());
         context.update(part.as_bytes());
     }
-    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(context.finish().as_ref())
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use aws_lc_rs::digest;
 use serde::Serialize;
 use wit_component::DecodedWasm;
 use wit_parser::{Resolve, WorldItem, WorldKey};
+
+use crate::config::Digest;
 
 /// What a component imports, exports and needs.
 #[derive(Debug, Serialize)]
@@ -51,9 +52,7 @@ impl Description {
             .filter(|(import, ..)| imports.keys().any(|name| name.starts_with(import)))
             .map(|(_, grant, of)| (*grant, *of))
             .collect();
-        let hash = digest::digest(&digest::SHA256, bytes);
-        let digest =
-            hash.as_ref().iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"));
+        let digest = Digest::of(bytes).to_string();
         Ok(Self { size: bytes.len(), digest, imports, exports, grants })
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use rustls::server::{Acceptor, ServerConnection};
 use rustls::{AlertDescription, CertificateError, CipherSuite, Error, PeerIncompatible, ProtocolVersion};
 use tokio::io::AsyncWriteExt;
@@ -188,13 +189,7 @@ fn client_certificate(der: &[u8]) -> Result<ClientCertificate, HandshakeError> {
 }
 
 fn hex(bytes: &[u8]) -> Box<str> {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.into()
+    HEXLOWER.encode(bytes).into()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

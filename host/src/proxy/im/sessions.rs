@@ -6,7 +6,6 @@
 //! behind it is that of any TLV client (`mail`).
 
 use std::cell::RefCell;
-use std::fmt::Write as _;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
@@ -15,6 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -215,11 +215,7 @@ fn secret() -> Result<String, ProxyError> {
     let mut bytes = [0; 16];
     // Without a source of randomness nobody gets a session that others could guess.
     getrandom::fill(&mut bytes).map_err(|_| ProxyError::Busy)?;
-    let mut text = String::with_capacity(32);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    Ok(HEXLOWER.encode(&bytes))
 }
 
 async fn send<D: Downstream>(
