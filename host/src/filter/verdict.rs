@@ -49,6 +49,15 @@ impl LocalResponse {
         text.push('\n');
         Self { head, body: text.into(), reason }
     }
+
+    /// The same, saying when the client may come again: `Retry-After`, in whole
+    /// seconds rounded up, one at least.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        let seconds = wait.as_nanos().div_ceil(1_000_000_000).max(1);
+        self.head.fields.set(b"Retry-After", itoa::Buffer::new().format(seconds).as_bytes());
+        self
+    }
 }
 
 /// What a connection's filters decided, before anything is read from it.

@@ -5,6 +5,7 @@
 //! `error_msg` and `request_id`; causes go to the log, not to the client.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::filter::LocalResponse;
 use crate::message::{ResponseHead, TranscodeProblem, TransferError};
@@ -214,11 +215,11 @@ impl ProxyError {
 /// An error as clients meet it, with `Retry-After` where they may come again.
 #[must_use]
 pub fn refusal(status: u16, reason: &'static str, message: &str, request_id: &str) -> LocalResponse {
-    let mut response = LocalResponse::error(status, reason, message, request_id);
-    if matches!(status, 429 | 503) {
-        response.head.fields.append(b"Retry-After", b"1");
+    let response = LocalResponse::error(status, reason, message, request_id);
+    match status {
+        429 | 503 => response.retry_after(Duration::ZERO),
+        _ => response,
     }
-    response
 }
 
 /// A refusal as gRPC clients understand it: the status goes into trailers, here

@@ -97,9 +97,7 @@ impl Refusal {
         if let Some(time) = retry_after
             && matches!(self.code, 429 | 503)
         {
-            let seconds = whole_seconds(time).max(1);
-            let mut text = itoa::Buffer::new();
-            response.head.fields.append(b"Retry-After", text.format(seconds).as_bytes());
+            response = response.retry_after(time);
         }
         Step::Respond(Box::new(response))
     }

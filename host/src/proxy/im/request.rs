@@ -188,12 +188,11 @@ fn filter_refusal(journey: &Journey, code: &'static str, retry_after: Option<Dur
         "module_deny" | "module_drop" | "module_close" => (403, "refused by a filter of this route"),
         _ => (503, "a filter of this route failed"),
     };
-    let mut response = refusal(status, code, message, journey.exchange.request_id.get());
-    if let Some(time) = retry_after {
-        let seconds = time.as_millis().div_ceil(1000).max(1);
-        response.head.fields.set(b"Retry-After", itoa::Buffer::new().format(seconds).as_bytes());
+    let response = refusal(status, code, message, journey.exchange.request_id.get());
+    match retry_after {
+        Some(time) => response.retry_after(time),
+        None => response,
     }
-    response
 }
 
 /// What waiting for a reply needs of the client's side.
@@ -372,10 +371,9 @@ fn upstream_refusal(journey: &Journey, status: u16, error: &ErrorFrame) -> Local
     let body = serde_json::json!({
         "error_msg": error.text, "code": error.code, "request_id": journey.exchange.request_id.get(),
     });
-    let mut response = LocalResponse::json(status, "upstream_refused", &body);
-    if matches!(status, 429 | 503) {
-        let seconds = error.retry_after_ms.div_ceil(1000).max(1);
-        response.head.fields.append(b"Retry-After", itoa::Buffer::new().format(seconds).as_bytes());
+    let response = LocalResponse::json(status, "upstream_refused", &body);
+    match status {
+        429 | 503 => response.retry_after(Duration::from_millis(error.retry_after_ms)),
+        _ => response,
     }
-    response
 }
