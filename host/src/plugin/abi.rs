@@ -259,7 +259,7 @@ pub struct TranscodeProblem {
 }
 
 // The parameters and results of what guests export.
-pub(super) type Configure = ((String,), (Result<Interest, String>,));
+pub(super) type Configure<'a> = ((&'a str,), (Result<Interest, String>,));
 pub(super) type OnHead<'a> = ((u64, Head<'a>, bool), (HeadVerdict,));
 pub(super) type OnBody<'a> = ((u64, &'a [u8], bool), (ChunkVerdict,));
 pub(super) type OnFrames<'a> = ((u64, &'a str, &'a [u8], &'a [Frame]), (Vec<FrameRuling>,));

@@ -37,7 +37,7 @@ impl<P, R> Signature for (P, R) {
 
 /// The functions of an instance.
 struct Functions {
-    configure: Typed<Configure>,
+    configure: Typed<Configure<'static>>,
     request: Option<(Typed<OnHead<'static>>, Typed<OnBody<'static>>)>,
     response: Option<(Typed<OnHead<'static>>, Typed<OnBody<'static>>)>,
     frames: Option<Typed<OnFrames<'static>>>,
@@ -77,7 +77,7 @@ impl Live {
     pub(super) async fn start(
         component: &Component,
         owner: &Arc<Owner>,
-        config: &Config,
+        config: &Arc<Config>,
     ) -> Result<(Self, Interest), LoadError> {
         let place = component.engine.take_place().ok_or(LoadError::Tried(CallError::Busy))?;
         let ticking = component.engine.tick();
@@ -104,10 +104,9 @@ impl Live {
         let waits = component.waits;
         let mut live =
             Self { store, functions, waits, calls_left: u32::MAX, _place: place, _ticking: ticking };
-        let files = FileAccess::of(&config.value, &owner.services.base);
-        live.store.data_mut().files = Some(Box::new(files));
-        let configure = live.functions.configure;
-        let answer = live.call(configure, (config.text.clone(),), deadline).await;
+        live.store.data_mut().files = Some(Box::new(FileAccess::of(config)));
+        let configure: Typed<Configure<'_>> = live.functions.configure;
+        let answer = live.call(configure, (&config.text,), deadline).await;
         live.store.data_mut().files = None;
         let (answer,) = answer.map_err(LoadError::Tried)?;
         let interest = answer.map_err(|text| LoadError::Refused(shorten(&text)))?;
@@ -274,6 +273,12 @@ impl Live {
 pub(super) struct Config {
     pub(super) text: String,
     pub(super) value: serde_json::Value,
+}
+
+impl Config {
+    pub(super) fn new(value: serde_json::Value) -> Arc<Self> {
+        Arc::new(Self { text: value.to_string(), value })
+    }
 }
 
 fn absent() -> CallError {

@@ -103,7 +103,7 @@ impl Settings {
 pub struct Plugin {
     component: Arc<Component>,
     owner: Arc<Owner>,
-    config: Config,
+    config: Arc<Config>,
     version: Arc<str>,
     mode: Mode,
     on_failure: OnFailure,
@@ -183,8 +183,7 @@ impl Plugin {
     ) -> Result<Arc<Self>, LoadError> {
         let opened = Instant::now();
         check_grants(component, &settings)?;
-        let text = settings.config.to_string();
-        let config = Config { text, value: settings.config };
+        let config = Config::new(settings.config);
         let owner = Arc::new(Owner {
             module: settings.name,
             kv: settings.kv.into_iter().map(Into::into).collect(),
@@ -195,7 +194,7 @@ impl Plugin {
         });
         let health = Arc::new(Health::new(Arc::clone(&owner.module), Arc::clone(&settings.version)));
         if let Made::Function(code) = &component.made {
-            let spec = Spec::new(Arc::clone(&owner), config, settings.mode);
+            let spec = Spec::new(Arc::clone(&owner), Arc::clone(&config), settings.mode);
             let (edge, _) = component.engine().edge()?;
             let opening = Function::open(edge, code, &spec, Arc::clone(&health), settings.slots);
             let function = on_a_runtime(opening)?;
@@ -214,7 +213,7 @@ impl Plugin {
                 since: std::time::SystemTime::now(),
                 prepared_in: opened.elapsed(),
                 owner,
-                config: Config { text: String::new(), value: Value::Null },
+                config,
             }));
         }
         let (interest, is_quick, live) = wait(async {

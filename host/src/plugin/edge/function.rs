@@ -68,13 +68,13 @@ pub(in crate::plugin) struct Spec {
 
 impl Spec {
     /// Instances that serve one request each, or [`REUSES_MAX`] one after the other.
-    pub(in crate::plugin) fn new(owner: Arc<Owner>, config: Config, mode: Mode) -> Self {
+    pub(in crate::plugin) fn new(owner: Arc<Owner>, config: Arc<Config>, mode: Mode) -> Self {
         let variables = variables_of(&config.value);
         let requests_max = match mode {
             Mode::Fresh => 1,
             Mode::Reuse => REUSES_MAX,
         };
-        Self { owner, config: Arc::new(config), variables, requests_max }
+        Self { owner, config, variables, requests_max }
     }
 }
 
@@ -305,11 +305,10 @@ impl Instances {
         let instance = pre.instantiate_async(&mut store).await.map_err(|error| tried(&error))?;
         store.data_mut().counted = Some(Counted::new(&self.alive));
         let Some(configure) = self.code.configure else { return Ok((store, instance, None)) };
-        let configure = typed::<Configure>(&mut store, &instance, configure, "lifecycle.configure")?;
+        let configure = typed::<Configure<'_>>(&mut store, &instance, configure, "lifecycle.configure")?;
         let config = &self.spec.config;
-        let files = FileAccess::of(&config.value, &self.spec.owner.services.base);
-        store.data_mut().host.files = Some(Box::new(files));
-        let answer = configure.call_async(&mut store, (config.text.clone(),)).await;
+        store.data_mut().host.files = Some(Box::new(FileAccess::of(config)));
+        let answer = configure.call_async(&mut store, (&config.text,)).await;
         store.data_mut().host.files = None;
         let (answer,) = answer.map_err(|error| tried(&error))?;
         let interest = answer.map_err(LoadError::Refused)?;

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
+
+use crate::plugin::instance::Config;
 
 /// Bytes of one file.
 pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -15,24 +18,26 @@ pub(super) const FILES_BYTES_MAX: u64 = 32 << 20;
 /// those in the same folders.
 #[derive(Debug)]
 pub(in crate::plugin) struct FileAccess {
-    base: PathBuf,
-    folders: Vec<PathBuf>,
+    config: Arc<Config>,
+    /// Looked up when the first file is asked for: most guests ask for none, and
+    /// a new instance is to cost them nothing here.
+    folders: Option<Vec<PathBuf>>,
     left: u64,
 }
 
 impl FileAccess {
-    /// What `config` allows to be read; relative paths start from `base`.
-    pub(in crate::plugin) fn of(config: &Value, base: &Path) -> Self {
-        let mut folders = Vec::new();
-        collect(config, base, &mut folders);
-        Self { base: base.to_owned(), folders, left: FILES_BYTES_MAX }
+    /// What `config` allows to be read.
+    pub(in crate::plugin) fn of(config: &Arc<Config>) -> Self {
+        Self { config: Arc::clone(config), folders: None, left: FILES_BYTES_MAX }
     }
 
-    pub(super) fn read(&mut self, path: &str) -> Result<Vec<u8>, String> {
+    /// Reads a file; relative paths start from `base`.
+    pub(super) fn read(&mut self, base: &Path, path: &str) -> Result<Vec<u8>, String> {
         // Resolved first, so that neither `..` nor a link leads out.
-        let resolved = self.base.join(path).canonicalize().map_err(|error| format!("{path}: {error}"))?;
+        let resolved = base.join(path).canonicalize().map_err(|error| format!("{path}: {error}"))?;
         let folder = resolved.parent().unwrap_or(Path::new("/"));
-        if !self.folders.iter().any(|allowed| allowed == folder) {
+        let folders = self.folders.get_or_insert_with(|| folders_in(&self.config.value, base));
+        if !folders.iter().any(|allowed| allowed == folder) {
             return Err(format!("{path}: is neither named by the configuration nor beside a file that is"));
         }
         let file = File::open(&resolved).map_err(|error| format!("{path}: {error}"))?;
@@ -50,6 +55,12 @@ impl FileAccess {
         self.left -= bytes.len() as u64;
         Ok(bytes)
     }
+}
+
+fn folders_in(config: &Value, base: &Path) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    collect(config, base, &mut folders);
+    folders
 }
 
 fn collect(value: &Value, base: &Path, folders: &mut Vec<PathBuf>) {
@@ -90,13 +101,14 @@ mod tests {
         std::os::unix::fs::symlink(folder.path().join("secret/key"), folder.path().join("rules/link"))
             .unwrap();
         let config = json!({"mode": "detect", "rules": ["rules/a.conf", "SecRule ARGS \"@rx x\" \"id:1\""]});
-        let mut files = FileAccess::of(&config, folder.path());
-        assert_eq!(files.read("rules/a.conf").unwrap(), b"a");
-        assert_eq!(files.read("rules/b.data").unwrap(), b"b");
+        let mut files = FileAccess::of(&Config::new(config));
+        let mut read = |path| files.read(folder.path(), path);
+        assert_eq!(read("rules/a.conf").unwrap(), b"a");
+        assert_eq!(read("rules/b.data").unwrap(), b"b");
         for path in
             ["rules/deep/c", "secret/key", "rules/../secret/key", "rules/link", "/etc/passwd", "rules", ""]
         {
-            assert!(files.read(path).is_err(), "{path}");
+            assert!(read(path).is_err(), "{path}");
         }
     }
 }

@@ -189,7 +189,7 @@ impl wit::files::Host for State {
     fn read(&mut self, path: String) -> wasmtime::Result<Result<Vec<u8>, String>> {
         self.enter()?;
         Ok(match &mut self.files {
-            Some(files) => files.read(&path),
+            Some(files) => files.read(&self.owner.services.base, &path),
             None => Err("files can be read during configure alone".to_owned()),
         })
     }
