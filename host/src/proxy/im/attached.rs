@@ -66,7 +66,6 @@ struct Control<'a> {
 pub(super) async fn carry<W: Wire>(
     worker: SharedWorker,
     wire: W,
-    ahead: Vec<u8>,
     attached: Attached,
     conf: WebSocketConf,
     send_timeout: Duration,
@@ -77,7 +76,7 @@ pub(super) async fn carry<W: Wire>(
         .write_buffer_size(WRITE_BYTES)
         .max_message_size(message_max)
         .max_frame_size(message_max);
-    let socket = WebSocketStream::from_partially_read(wire, ahead, Role::Server, Some(config)).await;
+    let socket = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
     let Attached { holder, batches, hello } = attached;
     let mut own = Carrier { worker, socket, holder, conf, send_timeout };
     let end = own.run(batches, hello).await;

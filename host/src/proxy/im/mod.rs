@@ -10,6 +10,7 @@
 //! [`forward`]; `docs/im.md` is the operator's page.
 
 mod attached;
+mod lent;
 mod line;
 mod mail;
 mod mailbox;

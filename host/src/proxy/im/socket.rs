@@ -28,9 +28,9 @@ use crate::snapshot::TlvSettings;
 
 use super::translate::{Beat, Translator};
 
-/// Bytes read at once. The library's own size, 128 KiB, costs more than all the
-/// rest of it together.
-pub(super) const READ_BYTES: usize = 4096;
+/// Bytes the library takes at once out of what was read. A connection holds as
+/// many; the library's own size, 128 KiB, costs more than all the rest of it.
+pub(super) const READ_BYTES: usize = 1024;
 /// Bytes of messages that leave in one write.
 pub(super) const WRITE_BYTES: usize = 16 * 1024;
 
@@ -86,16 +86,17 @@ pub(super) struct WebSocketDown<W> {
     /// A heartbeat sent in the client's name, whose answer ends here.
     beat: Option<Beat>,
     fault: Option<CloseReason>,
+    /// Why reading ended, until the session has taken what came before.
+    ended_by: Option<io::Error>,
     close: CloseReason,
     is_closed: bool,
     has_ended: bool,
 }
 
 impl<W: Wire> WebSocketDown<W> {
-    /// A connection that has been greeted; `ahead` was read behind the handshake.
+    /// A connection that has been greeted.
     pub(super) async fn new(
         wire: W,
-        ahead: Vec<u8>,
         settings: Arc<TlvSettings>,
         conf: &WebSocketConf,
         speech: Speech,
@@ -106,7 +107,7 @@ impl<W: Wire> WebSocketDown<W> {
             .write_buffer_size(WRITE_BYTES)
             .max_message_size(message_max)
             .max_frame_size(message_max);
-        let socket = WebSocketStream::from_partially_read(wire, ahead, Role::Server, Some(config)).await;
+        let socket = WebSocketStream::from_raw_socket(wire, Role::Server, Some(config)).await;
         let now = Instant::now();
         Self {
             socket,
@@ -122,6 +123,7 @@ impl<W: Wire> WebSocketDown<W> {
             pinged: None,
             beat: None,
             fault: None,
+            ended_by: None,
             close: CloseReason::ClientClosed,
             is_closed: false,
             has_ended: false,
@@ -285,13 +287,31 @@ impl<W: Wire> AsyncRead for WebSocketDown<W> {
             // What still comes is nobody's; reading it lets the close arrive.
             return Pin::new(this.socket.get_mut()).poll_read(context, buffer);
         }
-        if !this.frame.has_remaining() && !this.has_ended {
-            ready!(this.poll_message(context))?;
+        // As many messages as have come and fit, so that what a client sends in
+        // one go leaves in one write.
+        let before = buffer.filled().len();
+        loop {
+            let count = this.frame.remaining().min(buffer.remaining());
+            buffer.put_slice(&this.frame[..count]);
+            this.frame.advance(count);
+            if buffer.remaining() == 0 || this.has_ended {
+                return Poll::Ready(Ok(()));
+            }
+            let outcome = match this.ended_by.take() {
+                Some(error) => Poll::Ready(Err(error)),
+                None => this.poll_message(context),
+            };
+            match outcome {
+                Poll::Ready(Ok(())) => {}
+                // What came before is the session's; the rest is told when it asks again.
+                Poll::Ready(Err(error)) if buffer.filled().len() > before => {
+                    this.ended_by = Some(error);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending if buffer.filled().len() > before => return Poll::Ready(Ok(())),
+                ended => return ended,
+            }
         }
-        let count = this.frame.remaining().min(buffer.remaining());
-        buffer.put_slice(&this.frame[..count]);
-        this.frame.advance(count);
-        Poll::Ready(Ok(()))
     }
 }
 

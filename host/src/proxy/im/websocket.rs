@@ -10,9 +10,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::message::{Client, Downstream, Name, RequestHead, ResponseHead};
-use crate::net::LazyTimer;
 use crate::net::http1::{ServerConnection, tokens};
 use crate::net::http2;
+use crate::net::{LazyTimer, LeasedBuffer};
 use crate::proxy::error::ProxyError;
 use crate::proxy::http::Edge;
 use crate::proxy::journey::Journey;
@@ -22,6 +22,7 @@ use crate::snapshot::Bridge;
 
 use super::Way;
 use super::attached::{Attached, carry};
+use super::lent::Lent;
 use super::post::{Holder, STREAM_BATCHES, What};
 use super::sessions::{ask, holder_of, number, open, refused};
 use super::socket::{Speech, WebSocketDown, Wire};
@@ -189,7 +190,6 @@ pub(in crate::proxy) async fn serve(
     }
     (journey.status, journey.moved) = (101, down.moved());
     let (stream, ahead) = down.into_parts();
-    let ahead = ahead.map(|buffer| buffer.to_vec()).unwrap_or_default();
     drop(timer);
     converse(stream, ahead, Bridged { greeting, journey }, edge).await;
 }
@@ -203,21 +203,22 @@ pub(in crate::proxy) async fn serve_stream(down: http2::ServerStream, bridged: B
     }
     (journey.status, journey.moved) = (200, down.moved());
     match down.into_tunnel(&head) {
-        Ok(tunnel) => converse(tunnel, Vec::new(), Bridged { greeting, journey }, edge).await,
+        Ok(tunnel) => converse(tunnel, None, Bridged { greeting, journey }, edge).await,
         Err(_) => journey.reason = "client_broken",
     }
 }
 
 /// Carries the session of a connection that speaks WebSocket by now.
-async fn converse<W: Wire>(wire: W, ahead: Vec<u8>, bridged: Bridged, edge: Edge) {
+async fn converse<W: Wire>(wire: W, ahead: Option<LeasedBuffer>, bridged: Bridged, edge: Edge) {
     let Bridged { greeting, mut journey } = bridged;
     let worker = Rc::clone(&journey.worker);
+    let wire = Lent::new(wire, worker.buffers.clone(), ahead);
     journey.reason = "";
     let bridge = greeting.bridge;
     if let Some(attached) = greeting.attached {
         let (conf, limit) = (bridge.websocket.clone(), edge.settings.limits.send_timeout);
         drop((edge, bridge));
-        return Box::pin(carry(worker, wire, ahead, attached, conf, limit / 2)).await;
+        return Box::pin(carry(worker, wire, attached, conf, limit / 2)).await;
     }
     let origin = Origin {
         client: client_of(&journey),
@@ -234,7 +235,7 @@ async fn converse<W: Wire>(wire: W, ahead: Vec<u8>, bridged: Bridged, edge: Edge
             Speech::Text(Box::new(Translator::new(transcoder, &bridge, user)))
         }
     };
-    let socket = WebSocketDown::new(wire, ahead, Arc::clone(&bridge.tlv), &bridge.websocket, speech).await;
+    let socket = WebSocketDown::new(wire, Arc::clone(&bridge.tlv), &bridge.websocket, speech).await;
     let (frames, tlv) = (Arc::clone(&bridge.frames), Arc::clone(&bridge.tlv));
     drop((edge, bridge));
     Box::pin(serve_over(worker, frames, tlv, socket, origin)).await;
