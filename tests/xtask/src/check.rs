@@ -19,8 +19,18 @@ pub(crate) fn everything(long: bool) -> Result<()> {
     tests(&["--workspace", "--no-fail-fast"])?;
     tests(&["--workspace", "--no-fail-fast", "--manifest-path", PLUGINS])?;
     if long {
-        let long = ["--features", "long", "--test", "long", "--test", "long_lines", "--test", "long_im"];
-        run(cargo(&[&["test", "--package", "sluice-tests"], &long[..]].concat()))?;
+        // The whole workspace is named, so that its crates are those built above.
+        let long = [
+            "--features",
+            "sluice-tests/long",
+            "--test",
+            "long",
+            "--test",
+            "long_lines",
+            "--test",
+            "long_im",
+        ];
+        run(cargo(&[&["test", "--workspace"], &long[..]].concat()))?;
         fuzz::run(None, 60)?;
     }
     Ok(())
