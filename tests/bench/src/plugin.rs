@@ -59,16 +59,22 @@ pub(crate) const PAIRS: &[Pair] = &[
             Some(7.0),
         )
     },
-    Pair {
-        name: "plugin-fresh",
-        what: "a fresh instance for the exchange, over one that is used again",
-        without: "/plugin/head/api/v1/orders",
-        with: "/plugin/fresh/api/v1/orders",
-        upload: 0,
-        answer: SMALL.1,
-        in_lua: false,
-        goal: Some(15.0),
-    },
+    fresh(
+        "plugin-fresh",
+        "a fresh instance for the exchange, over one that is used again",
+        "/plugin/crossing/api/v1/orders",
+        "/plugin/fresh/api/v1/orders",
+        Some(15.0),
+    ),
+    // What the guest does when it is configured comes on top: here it builds the
+    // automaton for its words.
+    fresh(
+        "plugin-fresh-words",
+        "the same, and the guest builds what it searches with",
+        "/plugin/head/api/v1/orders",
+        "/plugin/fresh-words/api/v1/orders",
+        None,
+    ),
     function("plugin-function-fresh", "/plugin/function-fresh/hello", 80.0),
     function("plugin-function-reused", "/plugin/function/hello", 30.0),
     Pair {
@@ -91,6 +97,16 @@ const fn filter(
     goal: Option<f64>,
 ) -> Pair {
     Pair { name, what, without: NONE, with, upload, answer: SMALL.1, in_lua: true, goal }
+}
+
+const fn fresh(
+    name: &'static str,
+    what: &'static str,
+    without: &'static str,
+    with: &'static str,
+    goal: Option<f64>,
+) -> Pair {
+    Pair { name, what, without, with, upload: 0, answer: SMALL.1, in_lua: false, goal }
 }
 
 const fn function(name: &'static str, with: &'static str, goal: f64) -> Pair {
