@@ -24,12 +24,12 @@ use crate::admin::{
     self, BindStatus, Gateway, ListenerStatus, LogCollector, MetricsSite, NetCollector, NodeInfo, Site,
     StatusCollector, StatusSite, UpstreamCollector,
 };
-use crate::config::Blobs;
 use crate::config::cache::{self, Keeper};
 use crate::config::objects;
 use crate::config::source::{
     Describe, DirectorySource, EtcdOptions, EtcdSource, EtcdStart, Source, state_file,
 };
+use crate::config::{Blobs, KeptBlobs};
 use crate::control::{Control, NodeView, Phase, Remote};
 use crate::message::path_signature::FleetKey;
 use crate::net::tls::Sessions;
@@ -214,7 +214,7 @@ impl Main {
         self.serve_status()?;
         let (source, keeper) = self.open_store()?;
         let writer = source.writer();
-        let modules = self.modules(source.blobs());
+        let modules = self.modules(self.blobs(&source));
         let builder = Builder::new(
             Arc::clone(&self.environment),
             Arc::clone(&self.shared.metrics),
@@ -282,6 +282,16 @@ impl Main {
         }
         tracing::info!("ended");
         Ok(())
+    }
+
+    /// Where the bytes of modules come from; those of a remote store are kept.
+    fn blobs(&self, source: &Source) -> Arc<dyn Blobs> {
+        match (source, &self.boot.cache_dir) {
+            (Source::Etcd(_), Some(folder)) => {
+                Arc::new(KeptBlobs::new(source.blobs(), folder.join("components")))
+            }
+            _ => source.blobs(),
+        }
     }
 
     /// The modules of this node, their bytes from `blobs`.

@@ -12,6 +12,7 @@ mod check;
 mod digest;
 mod document;
 mod id;
+mod kept_blobs;
 mod kind;
 mod object;
 pub mod objects;
@@ -29,6 +30,7 @@ pub use document::{
     SyntaxError, parse_document, parse_object, parse_standalone, parse_value, to_yaml,
 };
 pub use id::{ID_LENGTH_MAX, Id, IdError, shown_id};
+pub use kept_blobs::{KEPT_BYTES_MAX, KeptBlobs};
 pub use kind::{KINDS, Kind, KindError};
 pub use object::Object;
 pub use problem::{ObjectError, Problem, Problems};
