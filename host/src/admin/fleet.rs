@@ -41,6 +41,18 @@ struct Node {
 struct Module {
     name: String,
     active: String,
+    canary: Option<String>,
+    trial: Option<String>,
+}
+
+impl Module {
+    /// The version that serves, and the one that is tried.
+    fn shown(&self) -> String {
+        match (&self.canary, &self.trial) {
+            (Some(canary), Some(trial)) => format!("{}={}+{canary}:{trial}", self.name, self.active),
+            _ => format!("{}={}", self.name, self.active),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,8 +124,7 @@ fn render(nodes: &[Node]) -> String {
         "LINES DOWN",
     ]);
     for node in nodes {
-        let modules: Vec<String> =
-            node.modules.iter().map(|module| format!("{}={}", module.name, module.active)).collect();
+        let modules: Vec<String> = node.modules.iter().map(Module::shown).collect();
         let down: Vec<String> = node
             .lines
             .iter()
@@ -146,11 +157,11 @@ mod tests {
             {"id": "a", "region": "hk", "state": "ready", "revision": 7, "digest": "00ff", "lines": [
                 {"upstream": "upstreams/im", "line": "leased", "state": "unhealthy"}]},
             {"id": "b", "state": "ready", "revision": 7, "digest": "00ff",
-             "modules": [{"name": "waf", "active": "1.2"}], "new": 1}]}"#;
+             "modules": [{"name": "waf", "active": "1.2", "canary": "1.3", "trial": "running"}], "new": 1}]}"#;
         let mut fleet: Fleet = serde_json::from_str(text).unwrap();
         assert!(is_even(&fleet.nodes));
         let shown = render(&fleet.nodes);
-        for words in ["upstreams/im/leased", "waf=1.2", "2 nodes"] {
+        for words in ["upstreams/im/leased", "waf=1.2+1.3:running", "2 nodes"] {
             assert!(shown.contains(words), "{shown}");
         }
         fleet.nodes[1].digest = "01ff".to_owned();

@@ -18,7 +18,7 @@ mod sites;
 mod status;
 mod table;
 
-pub use api::{AccessKey, AdminSite, Desk, Keys, QUESTIONS_MAX, Question, Role};
+pub use api::{AccessKey, AdminSite, Desk, Keys, QUESTIONS_MAX, Question, Role, own_change};
 pub use collect::{LogCollector, NetCollector, StatusCollector, UpstreamCollector};
 pub use exchange::{Request, Response, Site};
 pub use server::{ServerLimits, bind, serve};
@@ -26,7 +26,7 @@ pub use sites::{MetricsSite, StatusSite};
 pub use status::{
     BindStatus, BreakingStatus, ConfigStatus, ConnectionStatus, HealthCounter, InForce, LineStatus,
     ListenerStatus, ModuleStatus, NodeInfo, NodeStatus, ProcessStatus, ProvenanceStatus, Quarantined,
-    Readiness, RunningStatus, Since, State, Status, StoreStatus, UpstreamStatus,
+    Readiness, RunningStatus, Since, State, Status, StoreStatus, TrialStatus, UpstreamStatus,
 };
 
 /// What the gateway says of itself. Asked on a thread of its own, so it may take

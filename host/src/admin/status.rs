@@ -326,6 +326,8 @@ pub struct ModuleStatus {
     pub provenance: ProvenanceStatus,
     /// The version being tried on part of the traffic.
     pub canary: Option<String>,
+    /// What is known of that version here.
+    pub trial: Option<TrialStatus>,
     /// Versions that run: after a change also the old one, until its calls have ended.
     pub running: Vec<RunningStatus>,
     /// Since when.
@@ -350,6 +352,38 @@ pub struct ProvenanceStatus {
     pub why: Option<String>,
 }
 
+/// A version of a module that is tried, on this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrialStatus {
+    /// `running`; `waiting` while it is prepared, or cannot be tried; `elsewhere`
+    /// on other nodes; `rolled_back` by a threshold, here or on another node.
+    pub state: String,
+    /// Why it is in that state.
+    pub why: Option<String>,
+    /// The node that took it back.
+    pub by: Option<String>,
+    /// Hundredths of the clients it gets here.
+    pub percent: f64,
+    /// Whether it sees copies only.
+    pub shadow: bool,
+    /// Exchanges, or copies, that met it.
+    pub exchanges: u64,
+    /// Those of them that failed.
+    pub failed: u64,
+    /// Those of them it refused.
+    pub refused: u64,
+    /// Exchanges that met the current version meanwhile.
+    pub current_exchanges: u64,
+    /// Copies on which it decided otherwise.
+    pub differing: u64,
+    /// Copies that were left out, because too many waited.
+    pub skipped: u64,
+    /// Since when.
+    #[serde(flatten)]
+    pub since: Since,
+}
+
 /// A version of a module that runs with one configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -368,6 +402,9 @@ pub struct RunningStatus {
     pub breaker_open: bool,
     /// Milliseconds it took to try it out.
     pub prepared_in_ms: u64,
+    /// Since when it is ready.
+    #[serde(flatten)]
+    pub since: Since,
 }
 
 /// Downstream connections and requests.

@@ -230,6 +230,18 @@ impl Page {
                     &format!("{version}: {instances} instances, {calls} calls, {failed} failed{breaker}"),
                 );
             }
+            if let Some(trial) = &module.trial {
+                let tone = if trial.state == "rolled_back" { Tone::Bad } else { Tone::Dim };
+                let shadow = if trial.shadow { ", in the shadow" } else { "" };
+                let (state, percent, exchanges, failed) =
+                    (&trial.state, trial.percent, trial.exchanges, trial.failed);
+                let line =
+                    format!("{canary}: {state}, {percent} %{shadow}, {exchanges} exchanges, {failed} failed");
+                self.note(tone, &line);
+                if let Some(why) = &trial.why {
+                    self.note(tone, why);
+                }
+            }
             if let Some(why) = &module.why {
                 self.note(Tone::Dim, why);
             }

@@ -233,6 +233,7 @@ impl Main {
         let control =
             Control::new(source, builder, Arc::clone(&self.shared), Arc::clone(&self.view), changed, checker)
                 .answering(asked)
+                .writing(writer.clone(), &self.boot.node.id)
                 .keeping(keeper);
         let mut runner = Runner::start(&self.environment);
         let control = tokio::task::spawn_local(control.run(move |built| {
@@ -309,7 +310,8 @@ impl Main {
         };
         let floors = self.boot.cache_dir.as_ref().map(|folder| folder.join("trust/floors.json"));
         let modules = Modules::new(options, services, blobs, self.workers.len());
-        let modules = modules.trusting(Trust::new(policy, floors));
+        let node = &self.boot.node;
+        let modules = modules.trusting(Trust::new(policy, floors)).at(&node.id, &node.region);
         metrics.register(Arc::new(ModuleCollector::new(modules.running())));
         modules
     }

@@ -9,14 +9,16 @@ mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::admin::Question;
+use crate::admin::{self, Question};
 use crate::config::cache::{GoodDocument, Keeper};
-use crate::config::source::{Batch, Source, Stamp};
-use crate::config::{DocumentChange, Key, Store};
+use crate::config::objects::ModuleRolledBack;
+use crate::config::source::{Batch, Expect, Source, Stamp, Transaction, Write, WriteError, Writer};
+use crate::config::{DocumentChange, Key, Kind, Store};
+use crate::plugin::Ended;
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, Built, Checker};
 
@@ -40,6 +42,8 @@ pub struct Control {
     touched: BTreeSet<Key>,
     /// The state of a remote store that was read last.
     stamp: Option<Stamp>,
+    /// Writes what this node decides, under its name.
+    writer: Option<(Writer, String)>,
 }
 
 impl Control {
@@ -67,7 +71,15 @@ impl Control {
             touched: BTreeSet::new(),
             stamp: None,
             questions: None,
+            writer: None,
         }
+    }
+
+    /// Writes to the store what this node decides: that a version is taken back.
+    #[must_use]
+    pub fn writing(mut self, writer: Writer, node: &str) -> Self {
+        self.writer = Some((writer, node.to_owned()));
+        self
     }
 
     /// Has the state in force kept on disk with every change.
@@ -112,6 +124,9 @@ impl Control {
                     continue;
                 }
             };
+            for ended in self.builder.modules().take_ended() {
+                self.take_back(ended);
+            }
             // Routes without their modules are not there, and global rules
             // without theirs let pass what they should not: the first snapshot
             // waits for all that can be had.
@@ -126,6 +141,42 @@ impl Control {
             self.publish(&built);
             on_built(&built);
         }
+    }
+
+    /// Writes into a module's object that its trial has ended, so that the other
+    /// nodes end it as well, and a restart does not begin it again.
+    fn take_back(&self, ended: Ended) {
+        let Some((writer, node)) = self.writer.clone() else { return };
+        let Some(document) = self.store.document(Kind::Modules, &ended.id) else { return };
+        let mut value = document.value.clone();
+        let at = ended.end.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let at = i64::try_from(at).ok();
+        let (why, exchanges) = (ended.end.why, ended.end.exchanges);
+        let back = ModuleRolledBack { node: node.clone(), at, why, exchanges };
+        let Ok(back) = serde_json::to_value(&back) else { return };
+        // Another version may be tried by now.
+        let canary = value.get_mut("canary").filter(|canary| canary["version"] == *ended.version);
+        let Some(serde_json::Value::Object(canary)) = canary else { return };
+        canary.insert("rolled_back".to_owned(), back);
+        if value.get("update_time").is_some() {
+            value["update_time"] = serde_json::json!(at);
+        }
+        let key = (Kind::Modules, &ended.id);
+        let record = admin::own_change(&node, "rollback", key, &document.value, &value);
+        let records = record.into_iter().map(|(name, bytes)| (name, Some(bytes))).collect();
+        let expect = match document.revision {
+            0 => Expect::Any,
+            revision => Expect::Revision(revision),
+        };
+        let write = Write { kind: Kind::Modules, id: ended.id.clone(), value: Some(value), expect };
+        tokio::spawn(async move {
+            let (module, version) = (&ended.id, &ended.version);
+            match insist(&writer, Transaction { writes: vec![write], records }).await {
+                Ok(()) => tracing::info!(%module, version, "the object says that the version is taken back"),
+                Err(error) => tracing::warn!(%module, version, %error,
+                    "the object cannot be changed; the version is taken back on this node alone"),
+            }
+        });
     }
 
     fn apply(&mut self, batch: Batch) -> Built {
@@ -198,6 +249,29 @@ impl Control {
         self.view.note_in_force(&good);
         if let (Some(keeper), Some(stamp)) = (&self.keeper, stamp) {
             keeper.keep(stamp, good);
+        }
+    }
+}
+
+/// How often a write is tried while the store is away, and the longest pause
+/// between two tries: for an hour, about.
+const TRIES_MAX: u32 = 64;
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// Writes once the store is there. Whoever changed the object meanwhile has
+/// decided otherwise, or the same, and it is left at that.
+async fn insist(writer: &Writer, transaction: Transaction) -> Result<(), WriteError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match writer.transact(transaction.clone()).await {
+            Ok(_) => return Ok(()),
+            Err(WriteError::Unavailable(_) | WriteError::Unknown(_) | WriteError::Busy)
+                if tries < TRIES_MAX =>
+            {
+                tokio::time::sleep(PAUSE_MAX.min(Duration::from_secs(tries.into()))).await;
+            }
+            Err(error) => return Err(error),
         }
     }
 }

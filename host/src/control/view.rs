@@ -11,14 +11,14 @@ use parking_lot::Mutex;
 use crate::admin::{
     BreakingStatus, ConfigStatus, ConnectionStatus, Gateway, InForce, ListenerStatus, ModuleStatus, NodeInfo,
     ProcessStatus, ProvenanceStatus, Quarantined, Readiness, RunningStatus, Since, Status, StoreStatus,
-    UpstreamStatus,
+    TrialStatus, UpstreamStatus,
 };
 use crate::config::cache::GoodDocument;
-use crate::config::objects::{self, Module};
+use crate::config::objects::{self, Module, ModuleCanary};
 use crate::config::source::{Fleet, Stamp, StoreState};
 use crate::config::{KINDS, Key, Kind, Object, Origin, Problem, Quarantine, Store};
 use crate::net::CloseReason;
-use crate::plugin::{Breaking, FAILURES, NodeHealth, Plugin, Provenance, Running, TrustFault};
+use crate::plugin::{Breaking, FAILURES, NodeHealth, Plugin, Provenance, Running, TrialRecord, TrustFault};
 use crate::proxy::Shared;
 use crate::snapshot::{Builder, UpstreamChanges};
 use crate::upstream::{self, Upstream};
@@ -54,26 +54,30 @@ struct ModuleView {
     state: &'static str,
     why: Option<String>,
     provenance: Result<Provenance, TrustFault>,
+    since: Option<SystemTime>,
+    record: Option<Arc<TrialRecord>>,
+    is_elsewhere: bool,
 }
 
 impl ModuleView {
     fn of(object: &Arc<Module>, builder: &Builder) -> Self {
         let modules = builder.modules_view();
-        let why = modules.refusal(&object.id);
-        let state = match (&why, modules.is_being_prepared(&object.id)) {
+        let why = modules.refusal(object);
+        let state = match (&why, modules.is_being_prepared(object)) {
             (_, true) => "preparing",
             (Some(_), _) => "failed",
             (None, _) => "ready",
         };
         let provenance = modules.provenance(object);
-        Self { object: Arc::clone(object), state, why, provenance }
+        let is_elsewhere = object.canary.as_ref().is_some_and(|canary| !modules.is_place_of(canary));
+        let record = modules.trial(&object.id);
+        let since = modules.serving_since(object);
+        Self { object: Arc::clone(object), state, why, provenance, since, record, is_elsewhere }
     }
 
     fn shown(&self, running: &[Arc<Plugin>]) -> ModuleStatus {
         let own = || running.iter().filter(|plugin| **plugin.name() == *self.object.id);
         let serving = self.object.serving();
-        let since =
-            own().filter(|plugin| serving.is_some_and(|version| *version.version == **plugin.version()));
         ModuleStatus {
             name: self.object.id.to_string(),
             active: serving.map(|version| version.version.clone()).unwrap_or_default(),
@@ -82,10 +86,45 @@ impl ModuleView {
             state: self.state.to_owned(),
             why: self.why.clone(),
             provenance: provenance_status(&self.provenance),
-            canary: None,
+            canary: self.object.canary.as_ref().map(|canary| canary.version.clone()),
+            trial: self.object.canary.as_ref().map(|canary| self.trial_status(canary)),
             running: own().map(|plugin| running_status(plugin)).collect(),
-            since: since.map(|plugin| plugin.since()).min().map(since_of).unwrap_or_default(),
+            since: self.since.map(since_of).unwrap_or_default(),
         }
+    }
+
+    fn trial_status(&self, canary: &ModuleCanary) -> TrialStatus {
+        let shown = self.record.as_ref().map(|record| record.shown());
+        let shown = shown.filter(|shown| *shown.version == *canary.version);
+        let mut status = TrialStatus {
+            state: "waiting".to_owned(),
+            percent: canary.percent.unwrap_or(100.0),
+            shadow: canary.is_shadow(),
+            ..TrialStatus::default()
+        };
+        if let Some(shown) = &shown {
+            status.state = if shown.gap.is_some() { "waiting" } else { "running" }.to_owned();
+            status.why = shown.gap.clone().or_else(|| shown.note.clone());
+            status.since = since_of(shown.since);
+            (status.exchanges, status.failed, status.refused) =
+                (shown.exchanges, shown.failed, shown.refused);
+            (status.current_exchanges, status.differing, status.skipped) =
+                (shown.current_exchanges, shown.differing, shown.skipped);
+        }
+        if self.is_elsewhere {
+            status.state = "elsewhere".to_owned();
+        }
+        // What this node saw itself says more than what another one wrote.
+        if let Some(end) = shown.and_then(|shown| shown.end) {
+            status.state = "rolled_back".to_owned();
+            status.since = since_of(end.at);
+            status.why = Some(format!("{}; {} exchanges had met it", end.why, end.exchanges));
+        } else if let Some(back) = &canary.rolled_back {
+            status.state = "rolled_back".to_owned();
+            status.why = Some(format!("{}; {} exchanges had met it there", back.why, back.exchanges));
+        }
+        status.by = canary.rolled_back.as_ref().map(|back| back.node.clone());
+        status
     }
 }
 
@@ -124,6 +163,7 @@ fn running_status(plugin: &Plugin) -> RunningStatus {
         failures: failures.map(|(kind, count)| ((*kind).to_owned(), count)).collect(),
         breaker_open: plugin.is_broken(),
         prepared_in_ms: plugin.prepared_in().as_millis() as u64,
+        since: since_of(plugin.since()),
     }
 }
 
@@ -324,9 +364,13 @@ impl NodeView {
             .modules
             .iter()
             .map(|module| {
+                let mut running: Vec<&str> = module.running.iter().map(|one| one.version.as_str()).collect();
+                running.sort_unstable();
+                running.dedup();
                 serde_json::json!({
                     "name": module.name, "active": module.active, "digest": module.digest,
                     "state": module.state, "canary": module.canary, "since": module.since.since,
+                    "running": running, "trial": module.trial.as_ref().map(|trial| &trial.state),
                 })
             })
             .collect();

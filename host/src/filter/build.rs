@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::config::objects::Plugins;
 use crate::message::Stage;
-use crate::plugin::Plugin;
+use crate::plugin::Rollout;
 use crate::rate::WindowCount;
 use crate::upstream::Upstream;
 
@@ -56,7 +56,7 @@ pub struct ModuleSource<'a> {
 #[derive(Debug, Clone)]
 pub enum FoundModule {
     /// The module, ready to be called.
-    Ready(Arc<Plugin>),
+    Ready(Rollout),
     /// Nothing: the chain is only checked, or the module may fail open.
     LeftOut,
     /// A refusal of every exchange: the module fails closed and cannot be had.

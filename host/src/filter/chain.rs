@@ -559,7 +559,7 @@ fn build_module(
     }
     let found = (context.module)(ModuleSource { name, config });
     let mut module = match found.map_err(|message| FieldError::new("", message))? {
-        FoundModule::Ready(plugin) => ModuleFilter::new(plugin),
+        FoundModule::Ready(rollout) => ModuleFilter::new(rollout),
         FoundModule::LeftOut => return Ok(None),
         FoundModule::Missing => return Ok(Some(Filter::Missing(MissingModule))),
     };

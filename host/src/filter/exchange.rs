@@ -296,6 +296,11 @@ impl Exchange {
         self.notes.push(FilterNote::of(plugin, verdict, reason));
     }
 
+    /// Whether a module has been called for it at this place.
+    pub(super) fn has_visit(&self, seat: Seat) -> bool {
+        self.visits.iter().any(|(own, _)| *own == seat)
+    }
+
     /// What a module's earlier calls left.
     pub(super) fn take_visit(&mut self, seat: Seat) -> Visit {
         match self.visits.iter().position(|(own, _)| *own == seat) {

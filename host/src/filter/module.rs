@@ -1,43 +1,73 @@
-//! Modules as filters of a chain: heads and bodies handed to a guest, and its
-//! verdicts carried out.
-//!
-//! What a guest gives back is checked here before any of it is used: it may
-//! name fields that belong to the connection, or hold a line break.
+//! Modules as filters of a chain: which version an exchange meets, and what is
+//! counted of it while one is tried.
 
 mod frames;
 mod texts;
+mod version;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
-use crate::message::{Method, ResponseHead, Transcode};
+use crate::message::{ResponseHead, Transcode};
 use crate::plugin::edge::Function;
-use crate::plugin::{
-    CallError, ChunkVerdict, Denial, Edit, HeadBuffer, HeadVerdict, Note, OnFailure, OverLimit, Phases,
-    Plugin, Transcoder, Visit, at_once,
-};
+use crate::plugin::{Lane, Plugin, Rollout, Trial, Visit};
 
 use super::chain::Step;
-use super::exchange::{Exchange, FilterNote, Word};
-use super::plugins::{Phase, check_field, split_target};
-pub use frames::FrameBatch;
-
+use super::exchange::Exchange;
+use super::plugins::Phase;
 use super::verdict::{BodyAction, LocalResponse, Longer};
+use frames::Decided;
+pub use frames::FrameBatch;
+use version::Version;
 
 /// Where a filter stands: its chain and its place in it.
 pub(super) type Seat = (usize, u8);
 
+/// What is added to the chain's number for the version that is tried, so that
+/// its visits are not taken for those of the other.
+const TRIAL_SEATS: usize = 16;
+
+/// What a body's transformation came to.
+#[derive(Debug)]
+pub(super) enum Transformed {
+    Body(Bytes),
+    Deny(Box<LocalResponse>),
+}
+
 /// A module in a chain.
 #[derive(Debug)]
 pub(super) struct ModuleFilter {
-    plugin: Arc<Plugin>,
-    wants: Wants,
+    current: Version,
+    tried: Option<Box<Tried>>,
     /// Of messages it is shown the texts.
     inspects: bool,
+}
+
+/// A version that is tried.
+#[derive(Debug)]
+struct Tried {
+    version: Version,
+    trial: Arc<Trial>,
+}
+
+impl Tried {
+    fn takes(&self, exchange: &Exchange) -> bool {
+        match &exchange.consumer {
+            Some(grant) => self.trial.takes(grant.consumer.name.as_bytes()),
+            None => self.trial.takes(&octets(exchange.client_ip)),
+        }
+    }
+
+    /// Whether it decides on exchanges, and not on copies of them.
+    fn acts(&self) -> bool {
+        !self.trial.is_shadow()
+    }
 }
 
 /// Stands where a module belongs that fails closed and cannot be had: what would
@@ -53,54 +83,47 @@ impl MissingModule {
     }
 }
 
-/// The phases a module wants, as plain answers.
-#[derive(Debug, Clone, Copy)]
-struct Wants {
-    request_head: bool,
-    request_body: bool,
-    response_head: bool,
-    response_body: bool,
-    frames: bool,
+/// An address as what a client is known by: the same for both ways to write one.
+fn octets(address: IpAddr) -> SmallVec<[u8; 16]> {
+    match address.to_canonical() {
+        IpAddr::V4(address) => SmallVec::from_slice(&address.octets()),
+        IpAddr::V6(address) => SmallVec::from_slice(&address.octets()),
+    }
 }
 
-/// What a body's transformation came to.
-#[derive(Debug)]
-pub(super) enum Transformed {
-    Body(Bytes),
-    Deny(Box<LocalResponse>),
+fn trial_seat(seat: Seat) -> Seat {
+    (seat.0 + TRIAL_SEATS, seat.1)
 }
 
 impl ModuleFilter {
-    pub(super) fn new(plugin: Arc<Plugin>) -> Self {
-        let phases = plugin.interest().phases;
-        let has = |phase: Phases| phases & phase == phase;
-        let wants = Wants {
-            request_head: has(Phases::REQUEST_HEAD),
-            request_body: has(Phases::REQUEST_BODY),
-            response_head: has(Phases::RESPONSE_HEAD),
-            response_body: has(Phases::RESPONSE_BODY),
-            frames: has(Phases::FRAMES),
-        };
-        Self { plugin, wants, inspects: false }
+    pub(super) fn new(rollout: Rollout) -> Self {
+        let record = |lane| rollout.trial.as_ref().map(|trial| (Arc::clone(&trial.record), lane));
+        let tried = rollout.trial.as_ref().map(|trial| {
+            let version = Version::new(Arc::clone(&trial.plugin), record(Lane::Trial));
+            Box::new(Tried { version, trial: Arc::clone(trial) })
+        });
+        Self { current: Version::new(rollout.current, record(Lane::Current)), tried, inspects: false }
     }
 
-    /// The module as one that is shown the texts of messages.
+    /// The module as one that is shown the texts of messages. A version that
+    /// cannot be is not tried here.
     ///
     /// # Errors
     /// Says why it cannot be.
-    pub(super) fn inspecting(self) -> Result<Self, &'static str> {
-        if !self.wants.request_head && !self.wants.request_body {
-            return Err("cannot inspect messages: the module does not look at requests");
-        }
-        if self.plugin.waits() {
-            return Err("cannot inspect messages: the module may wait in a call");
+    pub(super) fn inspecting(mut self) -> Result<Self, &'static str> {
+        self.current.can_inspect()?;
+        if let Some(tried) = self.acting()
+            && let Err(why) = tried.version.can_inspect()
+        {
+            tried.trial.cannot(why);
+            self.tried = None;
         }
         Ok(Self { inspects: true, ..self })
     }
 
-    /// The module.
+    /// The version that serves.
     pub(super) fn plugin(&self) -> &Arc<Plugin> {
-        &self.plugin
+        &self.current.plugin
     }
 
     /// Whether it is shown the texts of messages.
@@ -108,14 +131,25 @@ impl ModuleFilter {
         self.inspects
     }
 
+    /// The version that is tried, where it decides on exchanges.
+    fn acting(&self) -> Option<&Tried> {
+        self.tried.as_deref().filter(|tried| tried.acts())
+    }
+
+    /// All versions that decide on exchanges.
+    fn versions(&self) -> impl Iterator<Item = &Version> {
+        std::iter::once(&self.current).chain(self.acting().map(|tried| &tried.version))
+    }
+
     /// The edge function it is, if it is one.
     pub(super) fn function(&self) -> Option<&Function> {
-        self.plugin.function()
+        self.current.function()
     }
 
     pub(super) fn phases(&self) -> &'static [Phase] {
-        let wants = &self.wants;
-        match (wants.request_head || wants.request_body, wants.response_head || wants.response_body) {
+        let any = |wants: fn(&version::Wants) -> bool| self.versions().any(|version| wants(&version.wants));
+        let requests = any(|wants| wants.request_head || wants.request_body);
+        match (requests, any(|wants| wants.response_head || wants.response_body)) {
             (true, true) => &[Phase::Access, Phase::Response],
             (true, false) => &[Phase::Access],
             (false, true) => &[Phase::Response],
@@ -125,24 +159,23 @@ impl ModuleFilter {
 
     /// The module as a transcoder, if it is one.
     pub(super) fn transcoder(&self) -> Option<Arc<dyn Transcode>> {
-        let transcoder = Transcoder::of(Arc::clone(&self.plugin))?;
-        Some(Arc::new(transcoder))
+        self.current.transcoder()
     }
 
     /// Whether it looks at frames.
     pub(super) fn sees_frames(&self) -> bool {
-        self.wants.frames || self.inspects
+        self.inspects || self.versions().any(|version| version.wants.frames)
     }
 
     /// The most of a request's body it sees, and what becomes of a longer one.
     pub(super) fn request_body(&self) -> Option<(usize, Longer)> {
-        let interest = self.plugin.interest();
-        self.wants.request_body.then(|| (interest.request_body_max as usize, longer(interest.over_limit)))
+        let all = self.versions().filter_map(Version::request_body);
+        all.reduce(Longer::together)
     }
 
     /// Whether its calls may take longer than one poll.
     pub(super) fn waits(&self) -> bool {
-        self.plugin.waits()
+        self.versions().any(Version::waits)
     }
 
     /// [`request`](Self::request) of a module that does not wait.
@@ -156,72 +189,39 @@ impl ModuleFilter {
 
     /// Shows it the request.
     pub(super) async fn request(&self, seat: Seat, exchange: &mut Exchange) -> Step {
-        let max = self.plugin.interest().request_body_max;
-        let length = exchange.body.as_ref().map_or(0, Bytes::len);
-        if self.wants.request_body && self.refuses_length(length, max, exchange.body_is_cut) {
-            let message = format!("request body is over the limit of {max} bytes");
-            return Step::Respond(Box::new(self.too_long(413, "body_too_large", &message, exchange)));
+        let Some(tried) = self.tried.as_deref() else { return self.current.request(seat, exchange).await };
+        let is_taken = tried.takes(exchange);
+        if tried.acts() {
+            let (version, seat) =
+                if is_taken { (&tried.version, trial_seat(seat)) } else { (&self.current, seat) };
+            let step = version.timed(version.request(seat, exchange)).await;
+            // The rest of the exchange is for this version, too.
+            if !exchange.has_visit(seat) {
+                exchange.visits.push((seat, Visit::default()));
+            }
+            return step;
         }
-        let mut visit = Visit::default();
-        let step = match self.look_at_request(&mut visit, exchange).await {
-            Ok(None) => Step::Next,
-            Ok(Some(denial)) => match self.denied(denial, exchange) {
-                Ok(response) => Step::Respond(Box::new(response)),
-                Err(error) => self.garbage(error, exchange),
-            },
-            Err(error) => self.failed(&error, exchange),
-        };
-        if self.wants.response_head || self.wants.response_body {
-            exchange.visits.push((seat, visit));
+        let copy = is_taken.then(|| tried.version.copy(exchange));
+        let step = self.current.timed(self.current.request(seat, exchange)).await;
+        if let Some(mut copy) = copy {
+            copy.answered = match &step {
+                Step::Respond(response) | Step::WaitAndRespond(_, response) => Some(response.head.status),
+                Step::Next | Step::Wait(_) => None,
+            };
+            tried.trial.shadow(copy);
         }
         step
     }
 
-    async fn look_at_request(
-        &self,
-        visit: &mut Visit,
-        exchange: &mut Exchange,
-    ) -> Result<Option<Denial>, CallError> {
-        let has_body = match &exchange.body {
-            Some(body) => !body.is_empty(),
-            None => exchange.body_follows,
-        };
-        if self.wants.request_head {
-            let mut buffer = HeadBuffer::take();
-            let wanted = &self.plugin.interest().request_fields;
-            buffer.request(&exchange.request, exchange.client_ip, wanted);
-            let (verdict, notes) = self.plugin.request_head(visit, buffer.head(), !has_body).await;
-            buffer.give_back();
-            self.note(notes, exchange);
-            match verdict? {
-                HeadVerdict::Accept => {}
-                HeadVerdict::Done => return Ok(None),
-                HeadVerdict::Edit(edits) => {
-                    for edit in edits {
-                        edit_request(exchange, edit).map_err(|what| self.refuse(what))?;
-                    }
-                }
-                HeadVerdict::Deny(denial) => return Ok(Some(denial)),
+    /// The version that has seen an exchange's request, or would have.
+    fn of_exchange(&self, seat: Seat, exchange: &Exchange) -> (&Version, Seat) {
+        if let Some(tried) = self.acting() {
+            let own = trial_seat(seat);
+            if exchange.has_visit(own) || (!exchange.has_visit(seat) && tried.takes(exchange)) {
+                return (&tried.version, own);
             }
         }
-        let Some(body) = exchange.body.clone().filter(|body| self.wants.request_body && !body.is_empty())
-        else {
-            return Ok(None);
-        };
-        let max = self.plugin.interest().request_body_max as usize;
-        let seen = body.slice(..body.len().min(max));
-        let (verdict, notes) = self.plugin.request_body(visit, &seen, true).await;
-        self.note(notes, exchange);
-        match verdict? {
-            ChunkVerdict::Forward => {}
-            ChunkVerdict::Hold => return Err(self.refuse("hold for the last piece of a body".to_owned())),
-            ChunkVerdict::Replace(new) => {
-                exchange.body = Some(joined(new, &body[seen.len()..]));
-                exchange.body_is_changed = true;
-            }
-            ChunkVerdict::Deny(denial) => return Ok(Some(denial)),
-        }
-        Ok(None)
+        (&self.current, seat)
     }
 
     /// Shows it the head of the response, and says whether it wants the body.
@@ -231,59 +231,12 @@ impl ModuleFilter {
         exchange: &mut Exchange,
         head: &mut ResponseHead,
     ) -> BodyAction {
-        let mut visit = exchange.take_visit(seat);
-        let outcome = self.look_at_response(&mut visit, exchange, head);
-        exchange.visits.push((seat, visit));
-        let refusal = match outcome {
-            Ok(action) => return action,
-            Err(Refusal::Denial(denial)) => match self.denied(denial, exchange) {
-                Ok(response) => response,
-                Err(error) => match self.garbage(error, exchange) {
-                    Step::Respond(response) => *response,
-                    _ => return BodyAction::Pass,
-                },
-            },
-            Err(Refusal::Failure(error)) => match self.failed(&error, exchange) {
-                Step::Respond(response) => *response,
-                _ => return BodyAction::Pass,
-            },
-        };
-        exchange.refused = Some(refusal.reason);
-        *head = refusal.head;
-        BodyAction::Refuse(refusal.body)
-    }
-
-    fn look_at_response(
-        &self,
-        visit: &mut Visit,
-        exchange: &mut Exchange,
-        head: &mut ResponseHead,
-    ) -> Result<BodyAction, Refusal> {
-        let interest = self.plugin.interest();
-        let is_bodyless =
-            exchange.request.method == Method::Head || matches!(head.status, 204 | 304 | 100..=199);
-        if self.wants.response_head {
-            let mut buffer = HeadBuffer::take();
-            buffer.response(head, &interest.response_fields);
-            let (verdict, notes) = at_once(self.plugin.response_head(visit, buffer.head(), is_bodyless));
-            buffer.give_back();
-            self.note(notes, exchange);
-            match verdict? {
-                HeadVerdict::Accept => {}
-                HeadVerdict::Done => return Ok(BodyAction::Pass),
-                HeadVerdict::Edit(edits) => {
-                    for edit in edits {
-                        edit_response(head, edit).map_err(|what| self.refuse(what))?;
-                    }
-                }
-                HeadVerdict::Deny(denial) => return Err(Refusal::Denial(denial)),
-            }
-        }
-        if !self.wants.response_body || is_bodyless {
-            return Ok(BodyAction::Pass);
-        }
-        let max = interest.response_body_max as usize;
-        Ok(BodyAction::Transform { max, longer: longer(interest.over_limit), encoded: true })
+        let (version, seat) = self.of_exchange(seat, exchange);
+        // Of those that look at requests the exchange was counted then.
+        let began = if exchange.has_visit(seat) { version.clock() } else { version.begin() };
+        let action = version.response(seat, exchange, head);
+        version.end(began);
+        action
     }
 
     /// Shows it the body of the response, or the beginning of it.
@@ -294,220 +247,28 @@ impl ModuleFilter {
         body: Bytes,
         is_whole: bool,
     ) -> Transformed {
-        let max = self.plugin.interest().response_body_max;
-        if self.refuses_length(body.len(), max, !is_whole) {
-            let response = self.too_long(502, "response_over_filter_limit", "upstream failed", exchange);
-            exchange.refused = Some(response.reason);
-            return Transformed::Deny(Box::new(response));
-        }
-        let max = max as usize;
-        let seen = body.slice(..body.len().min(max));
-        let mut visit = exchange.take_visit(seat);
-        let (verdict, notes) = at_once(self.plugin.response_body(&mut visit, &seen, true));
-        exchange.visits.push((seat, visit));
-        self.note(notes, exchange);
-        let step = match verdict {
-            Ok(ChunkVerdict::Forward) => return Transformed::Body(body),
-            Ok(ChunkVerdict::Replace(new)) => return Transformed::Body(joined(new, &body[seen.len()..])),
-            Ok(ChunkVerdict::Hold) => self.garbage("hold for the last piece of a body".to_owned(), exchange),
-            Ok(ChunkVerdict::Deny(denial)) => match self.denied(denial, exchange) {
-                Ok(response) => Step::Respond(Box::new(response)),
-                Err(error) => self.garbage(error, exchange),
-            },
-            Err(error) => self.failed(&error, exchange),
-        };
-        match step {
-            Step::Respond(response) => {
-                exchange.refused = Some(response.reason);
-                Transformed::Deny(response)
-            }
-            _ => Transformed::Body(body),
+        let (version, seat) = self.of_exchange(seat, exchange);
+        let began = version.clock();
+        let transformed = version.transform(seat, exchange, body, is_whole);
+        version.end(began);
+        transformed
+    }
+
+    /// The version that frames of a client are for.
+    fn of_client(&self, client: IpAddr) -> &Version {
+        match self.acting() {
+            Some(tried) if tried.trial.takes(&octets(client)) => &tried.version,
+            _ => &self.current,
         }
     }
 
-    /// Whether a body is one that it refuses for its length. Others in its chain
-    /// may have had more held than it wants to see.
-    fn refuses_length(&self, length: usize, max: u32, is_cut: bool) -> bool {
-        (is_cut || length > max as usize) && self.plugin.interest().over_limit == OverLimit::Deny
+    /// Shows it the frames that have not met another fate yet.
+    pub(super) fn frames(&self, batch: &mut FrameBatch<'_>, verdicts: &mut [Decided]) {
+        self.of_client(batch.client.ip()).frames(batch, verdicts);
     }
 
-    /// The answer to that, with a note of it.
-    fn too_long(
-        &self,
-        status: u16,
-        reason: &'static str,
-        message: &str,
-        exchange: &mut Exchange,
-    ) -> LocalResponse {
-        exchange.notes.push(FilterNote {
-            plugin: Word::Shared(Arc::clone(self.plugin.name())),
-            version: Some(Arc::clone(self.plugin.version())),
-            ..FilterNote::of(&Word::Fixed(""), "deny", reason)
-        });
-        LocalResponse::error(status, reason, message, exchange.request_id.get())
+    /// Shows it the texts of the frames that have not met another fate yet.
+    pub(super) fn texts(&self, transcoder: &dyn Transcode, batch: &FrameBatch<'_>, verdicts: &mut [Decided]) {
+        self.of_client(batch.client.ip()).texts(transcoder, batch, verdicts);
     }
-
-    /// The answer a denial asks for, with a note of it.
-    fn denied(&self, denial: Denial, exchange: &mut Exchange) -> Result<LocalResponse, String> {
-        if !(200..=599).contains(&denial.status) {
-            return Err(format!("a denial with status {}", denial.status));
-        }
-        let reason = if denial.status >= 400 { "module_deny" } else { "" };
-        let mut response = LocalResponse::new(denial.status, reason);
-        for field in denial.headers {
-            check_field(&field.name, &field.value)?;
-            response.head.fields.append(field.name.as_bytes(), &field.value);
-        }
-        response.body = denial.body.into();
-        let verdict = if denial.status >= 400 { "deny" } else { "respond" };
-        exchange.notes.push(FilterNote {
-            plugin: Word::Shared(Arc::clone(self.plugin.name())),
-            version: Some(Arc::clone(self.plugin.version())),
-            verdict: Word::Fixed(verdict),
-            reason: Word::Fixed(reason),
-            rules: shortened(&denial.rule).into_iter().collect(),
-            is_event: false,
-        });
-        Ok(response)
-    }
-
-    fn refuse(&self, what: String) -> CallError {
-        self.plugin.note_garbage();
-        CallError::Garbage(what)
-    }
-
-    fn garbage(&self, what: String, exchange: &mut Exchange) -> Step {
-        let error = self.refuse(what);
-        self.failed(&error, exchange)
-    }
-
-    /// What a failure does to the exchange.
-    fn failed(&self, error: &CallError, exchange: &mut Exchange) -> Step {
-        exchange.notes.push(FilterNote {
-            plugin: Word::Shared(Arc::clone(self.plugin.name())),
-            version: Some(Arc::clone(self.plugin.version())),
-            verdict: Word::Fixed("error"),
-            reason: Word::Fixed(error.code()),
-            rules: Box::default(),
-            is_event: false,
-        });
-        tracing::debug!(module = %self.plugin.name(), %error, "a module failed");
-        match self.plugin.on_failure() {
-            OnFailure::Open => Step::Next,
-            OnFailure::Closed => {
-                let id = exchange.request_id.get();
-                let message = "a filter of this route failed";
-                Step::Respond(Box::new(LocalResponse::error(503, error.code(), message, id)))
-            }
-        }
-    }
-
-    fn note(&self, notes: Vec<Note>, exchange: &mut Exchange) {
-        for note in notes {
-            exchange.notes.push(FilterNote {
-                plugin: Word::Shared(Arc::clone(self.plugin.name())),
-                version: Some(Arc::clone(self.plugin.version())),
-                verdict: Word::Shared(note.action.into()),
-                reason: Word::Shared(note.detail.into()),
-                rules: [note.rule].into(),
-                is_event: true,
-            });
-        }
-    }
-}
-
-/// Why a response does not go on.
-enum Refusal {
-    Denial(Denial),
-    Failure(CallError),
-}
-
-impl From<CallError> for Refusal {
-    fn from(error: CallError) -> Self {
-        Self::Failure(error)
-    }
-}
-
-fn longer(over_limit: OverLimit) -> Longer {
-    match over_limit {
-        OverLimit::Deny => Longer::Refuse,
-        OverLimit::Truncate => Longer::Begin,
-    }
-}
-
-/// A rule's name, fit for a log line.
-fn shortened(rule: &str) -> Option<Box<str>> {
-    let text: String = rule.chars().filter(|c| !c.is_control()).take(256).collect();
-    (!text.is_empty()).then(|| text.into())
-}
-
-/// What replaces the part a guest saw, and the part it did not see.
-fn joined(mut new: Vec<u8>, rest: &[u8]) -> Bytes {
-    new.extend_from_slice(rest);
-    new.into()
-}
-
-fn edit_request(exchange: &mut Exchange, edit: Edit) -> Result<(), String> {
-    match edit {
-        Edit::SetField(field) => {
-            check_field(&field.name, &field.value)?;
-            exchange.request.fields.set(field.name.as_bytes(), &field.value);
-        }
-        Edit::AddField(field) => {
-            check_field(&field.name, &field.value)?;
-            exchange.request.fields.append(field.name.as_bytes(), &field.value);
-        }
-        Edit::RemoveField(name) => {
-            check_field(&name, b"")?;
-            exchange.request.fields.remove(name.as_bytes());
-        }
-        Edit::SetPath(path) => {
-            let (path, query) = split_target(&path).map_err(|error| format!("a path that {error}"))?;
-            exchange.request.set_path(&path);
-            exchange.request.set_query(query);
-        }
-        Edit::SetAuthority(authority) => {
-            if !crate::net::path::is_authority(authority.as_bytes()) || authority.is_empty() {
-                return Err("an authority that is none".to_owned());
-            }
-            exchange.upstream_host = Some(exchange.request.fields.store(authority.as_bytes()));
-        }
-        Edit::SetMethod(method) => {
-            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-            if method.is_empty() || method.len() > 32 || !method.bytes().all(is_token) || method == "CONNECT"
-            {
-                return Err("a method that is none".to_owned());
-            }
-            exchange.request.method = Method::of(&method);
-        }
-        Edit::SetStatus(_) => return Err("a status for a request".to_owned()),
-    }
-    Ok(())
-}
-
-fn edit_response(head: &mut ResponseHead, edit: Edit) -> Result<(), String> {
-    match edit {
-        Edit::SetField(field) => {
-            check_field(&field.name, &field.value)?;
-            head.fields.set(field.name.as_bytes(), &field.value);
-        }
-        Edit::AddField(field) => {
-            check_field(&field.name, &field.value)?;
-            head.fields.append(field.name.as_bytes(), &field.value);
-        }
-        Edit::RemoveField(name) => {
-            check_field(&name, b"")?;
-            head.fields.remove(name.as_bytes());
-        }
-        Edit::SetStatus(status) => {
-            if !(200..=599).contains(&status) {
-                return Err(format!("status {status} for a response"));
-            }
-            head.status = status;
-        }
-        Edit::SetPath(_) | Edit::SetAuthority(_) | Edit::SetMethod(_) => {
-            return Err("an edit of requests for a response".to_owned());
-        }
-    }
-    Ok(())
 }

@@ -43,6 +43,7 @@ mod registry;
 mod slots;
 mod stats;
 mod transcode;
+mod trial;
 mod trust;
 
 pub use abi::{
@@ -62,7 +63,11 @@ pub use host::{
 };
 pub use limits::Limits;
 pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Told, Visit, at_once, wait};
-pub use registry::{Gap, Modules, Running};
+pub use registry::{Ended, Gap, Modules, Rollout, Running};
 pub use stats::{BREAKER_INPUT_MAX, FAILURES, Stats};
 pub use transcode::Transcoder;
+pub use trial::{
+    COMPARED_MAX, COMPARED_MIN, Lane, SHADOW_BYTES_MAX, SHADOWS_MAX, ShadowRequest, TRIAL_WINDOW, Trial,
+    TrialEnd, TrialRecord, TrialShown,
+};
 pub use trust::{Provenance, Trust, TrustFault, TrustPolicy, WORLDS};

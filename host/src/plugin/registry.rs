@@ -9,21 +9,22 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::comparison::{Breaking, Comparisons};
-use super::component::Component;
+use super::component::{Component, Interface};
 use super::engine::{Engine, EngineOptions};
 use super::host::Services;
 use super::limits::Limits;
 use super::module::{Mode, OnFailure, Plugin, Settings};
+use super::trial::{Trial, TrialEnd, TrialRecord};
 use super::trust::{Provenance, Trust, TrustFault};
 use super::{LoadError, Visit};
-use crate::config::objects::{Module, ModuleFailure, ModuleInstance};
+use crate::config::objects::{Module, ModuleCanary, ModuleFailure, ModuleInstance, ModuleVersion};
 use crate::config::{self, Blobs, COMPONENT_BYTES_MAX, Digest, Id};
 
 /// Modules that are compiled or tried out at one time.
@@ -45,6 +46,35 @@ pub enum Gap {
     Refused(String),
 }
 
+/// What a chain runs of a module.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    /// The version that serves.
+    pub current: Arc<Plugin>,
+    /// A version that is tried beside it.
+    pub trial: Option<Arc<Trial>>,
+}
+
+/// A trial that ended by itself.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The module.
+    pub id: Id,
+    /// The version that was tried.
+    pub version: String,
+    /// Why and when.
+    pub end: TrialEnd,
+}
+
+/// A trial as the registry keeps it.
+struct Tried {
+    record: Arc<TrialRecord>,
+    /// Whether the object has said since that it is taken back.
+    is_acknowledged: bool,
+    /// Whether its end was told.
+    is_told: bool,
+}
+
 /// The modules of a node.
 pub struct Modules {
     options: EngineOptions,
@@ -53,7 +83,7 @@ pub struct Modules {
     slots: usize,
     uses: HashMap<Key, Use>,
     /// Modules that are ready for who may name them.
-    kept: HashMap<Id, Arc<Plugin>>,
+    kept: HashMap<Id, Rollout>,
     components: Components,
     done: mpsc::UnboundedReceiver<Done>,
     tell: mpsc::UnboundedSender<Done>,
@@ -61,12 +91,26 @@ pub struct Modules {
     running: Arc<Running>,
     trust: Trust,
     comparisons: Comparisons,
+    /// The node's id and region.
+    place: (String, String),
+    trials: HashMap<Id, Tried>,
+    /// Which version serves, and since when.
+    serving: HashMap<Id, (Arc<str>, SystemTime)>,
+    /// Trials that ended by themselves; each tells it once.
+    ended: mpsc::UnboundedReceiver<Id>,
+    tell_ended: mpsc::UnboundedSender<Id>,
 }
 
 type Components = Arc<Mutex<HashMap<Digest, Weak<Component>>>>;
 
-/// A module with all that makes its instances what they are.
-type Key = (Id, Arc<str>);
+/// A version of a module with all that makes its instances what they are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    id: Id,
+    version: Arc<str>,
+    /// The rest of it, as text.
+    print: Arc<str>,
+}
 
 enum Use {
     Preparing,
@@ -127,6 +171,7 @@ impl Modules {
         workers: usize,
     ) -> Self {
         let (tell, done) = mpsc::unbounded_channel();
+        let (tell_ended, ended) = mpsc::unbounded_channel();
         Self {
             options,
             services,
@@ -142,7 +187,18 @@ impl Modules {
             running: Arc::default(),
             trust: Trust::default(),
             comparisons: Comparisons::new(),
+            place: (String::new(), String::new()),
+            trials: HashMap::new(),
+            serving: HashMap::new(),
+            ended,
+            tell_ended,
         }
+    }
+
+    /// The same, on a node of this id and region.
+    #[must_use]
+    pub fn at(self, node: &str, region: &str) -> Self {
+        Self { place: (node.to_owned(), region.to_owned()), ..self }
     }
 
     /// The same, running what `trust` allows.
@@ -164,6 +220,15 @@ impl Modules {
         object.serving().map_or(Err(TrustFault::Unsigned), |version| self.trust.judge(object, version))
     }
 
+    /// Versions of a module that are to be called and may not be, with why.
+    #[must_use]
+    pub fn untrusted<'a>(&self, object: &'a Module) -> Vec<(&'a ModuleVersion, TrustFault)> {
+        let tried = object.canary.as_ref().map(|canary| &canary.version);
+        let tried = object.versions.iter().filter(|version| Some(&version.version) == tried);
+        let called = object.serving().into_iter().chain(tried);
+        called.filter_map(|version| Some((version, self.trust.judge(object, version).err()?))).collect()
+    }
+
     /// Whether a change of trust keys may decide about a module.
     #[must_use]
     pub fn depends_on_trust(&self, object: &Module) -> bool {
@@ -176,18 +241,159 @@ impl Modules {
         Arc::clone(&self.running)
     }
 
-    /// A module with its configuration overlaid by `overlay`, ready to be called.
+    /// A module with its configuration overlaid by `overlay`, ready to be called;
+    /// with the version that is tried beside it, once that is ready, too.
     ///
     /// # Errors
     /// Why there is none now.
-    pub fn find(&mut self, object: &Module, overlay: &Value) -> Result<Arc<Plugin>, Gap> {
-        let config = overlaid(&object.config, overlay);
+    pub fn find(&mut self, object: &Module, overlay: &Value) -> Result<Rollout, Gap> {
         let Some(version) = object.serving() else {
             return Err(Gap::Refused("has no version".to_owned()));
         };
+        let found = self.find_version(object, version, overlay);
+        if found.is_err() {
+            self.pause_trial(object);
+        }
+        let (current, provenance) = found?;
+        self.trust.serves(&object.id, version, &provenance);
+        if self.serving.get(&object.id).is_none_or(|(known, _)| known != current.version()) {
+            let since = (Arc::clone(current.version()), SystemTime::now());
+            self.serving.insert(object.id.clone(), since);
+        }
+        let trial = self.find_trial(object, overlay, &current);
+        Ok(Rollout { current, trial })
+    }
+
+    /// Gives nobody a version any more that is not to be tried, at once: chains that
+    /// have it may stay as they are, where what they need cannot be had.
+    fn pause_trial(&self, object: &Module) {
+        let Some(tried) = self.trials.get(&object.id) else { return };
+        let canary = object.canary.as_ref().filter(|canary| tried.record.is_named(&canary.version));
+        let version = canary
+            .and_then(|canary| object.versions.iter().find(|version| version.version == canary.version));
+        let why = match (canary, version) {
+            (Some(canary), Some(version)) => {
+                let fault = || self.trust.judge(object, version).err();
+                let fault = || fault().map(|fault| format!("version {} {fault}", version.version));
+                self.hindrance(canary).map(str::to_owned).or_else(fault)
+            }
+            // It is promoted: who has it keeps it.
+            _ if object.serving().is_some_and(|serving| tried.record.is_named(&serving.version)) => None,
+            _ => Some("is not tried any more".to_owned()),
+        };
+        if why.is_some() {
+            tried.record.set_gap(why);
+        }
+    }
+
+    /// Why a version is not tried here, by what the object says.
+    fn hindrance(&self, canary: &ModuleCanary) -> Option<&'static str> {
+        match canary.rolled_back {
+            Some(_) => Some("is taken back"),
+            None if !self.is_place_of(canary) => Some("is tried elsewhere"),
+            None => None,
+        }
+    }
+
+    /// The version that is to be tried on this node, if there is one and it can be.
+    fn find_trial(&mut self, object: &Module, overlay: &Value, current: &Plugin) -> Option<Arc<Trial>> {
+        let Some(canary) = &object.canary else {
+            self.pause_trial(object);
+            self.trials.remove(&object.id);
+            return None;
+        };
+        let version = object.versions.iter().find(|version| version.version == canary.version)?;
+        let record = self.record_of(object, version);
+        if let Some(why) = self.hindrance(canary) {
+            record.set_gap(Some(why.to_owned()));
+            return None;
+        }
+        if record.is_over() {
+            return None;
+        }
+        let (trial, gap) = match self.find_version(object, version, overlay) {
+            Ok((plugin, _)) if is_filter(current) && is_filter(&plugin) => {
+                (Some(Arc::new(Trial::new(plugin, Arc::clone(&record), canary))), None)
+            }
+            Ok(_) => {
+                let why =
+                    "only filters are tried on a part: functions and transcoders change for all at once";
+                (None, Some(why.to_owned()))
+            }
+            Err(Gap::Preparing) => (None, Some("is being prepared".to_owned())),
+            Err(Gap::Refused(why)) => (None, Some(why)),
+        };
+        record.set_gap(gap);
+        trial
+    }
+
+    /// What is counted of the version that is tried: anew for another version,
+    /// other thresholds, or when it is tried again after it was taken back.
+    fn record_of(&mut self, object: &Module, version: &ModuleVersion) -> Arc<TrialRecord> {
+        let is_back = object.canary.as_ref().is_some_and(|canary| canary.rolled_back.is_some());
+        if let Some(tried) = self.trials.get_mut(&object.id) {
+            let is_again = tried.is_acknowledged && !is_back;
+            if tried.record.is_of(version, &object.rollback) && !is_again {
+                tried.is_acknowledged = is_back;
+                return Arc::clone(&tried.record);
+            }
+            tried.record.set_gap(Some("is not tried any more".to_owned()));
+        }
+        let tell = self.tell_ended.clone();
+        let record = TrialRecord::new(object.id.clone(), version, object.rollback.clone(), tell);
+        let record = Arc::new(record);
+        let tried = Tried { record: Arc::clone(&record), is_acknowledged: is_back, is_told: false };
+        self.trials.insert(object.id.clone(), tried);
+        record
+    }
+
+    /// Whether a version is tried on this node, by its id and region.
+    #[must_use]
+    pub fn is_place_of(&self, canary: &ModuleCanary) -> bool {
+        canary.is_at(&self.place.0, &self.place.1)
+    }
+
+    /// What is counted of the version of a module that is tried.
+    #[must_use]
+    pub fn trial(&self, id: &Id) -> Option<Arc<TrialRecord>> {
+        self.trials.get(id).map(|tried| Arc::clone(&tried.record))
+    }
+
+    /// Since when the version serves that a module's object has serve; none until it does.
+    #[must_use]
+    pub fn serving_since(&self, object: &Module) -> Option<SystemTime> {
+        let (version, since) = self.serving.get(&object.id)?;
+        object.serving().is_some_and(|serving| *serving.version == **version).then_some(*since)
+    }
+
+    /// Trials that ended by themselves since this was asked last.
+    pub fn take_ended(&mut self) -> Vec<Ended> {
+        let mut all = Vec::new();
+        for (id, tried) in self.trials.iter_mut().filter(|(_, tried)| !tried.is_told) {
+            if let Some(end) = tried.record.end() {
+                tried.is_told = true;
+                let version = tried.record.shown().version.to_string();
+                all.push(Ended { id: id.clone(), version, end: end.clone() });
+            }
+        }
+        all
+    }
+
+    /// One version of a module with its configuration overlaid by `overlay`.
+    fn find_version(
+        &mut self,
+        object: &Module,
+        version: &ModuleVersion,
+        overlay: &Value,
+    ) -> Result<(Arc<Plugin>, Provenance), Gap> {
+        let config = overlaid(&object.config, overlay);
         let shape = (&version.digest, &version.version, object.on_failure, object.instance);
         let print = serde_json::json!([shape, object.limits, object.grants, config]);
-        let key = (object.id.clone(), Arc::from(print.to_string()));
+        let key = Key {
+            id: object.id.clone(),
+            version: version.version.as_str().into(),
+            print: print.to_string().into(),
+        };
         // Before anything of it is read, let alone compiled.
         let provenance = match self.trust.judge(object, version) {
             Ok(provenance) => provenance,
@@ -201,8 +407,7 @@ impl Modules {
         match self.uses.get(&key) {
             Some(Use::Ready { plugin, .. }) => {
                 if let Some(plugin) = plugin.upgrade() {
-                    self.trust.serves(&object.id, version, &provenance);
-                    return Ok(plugin);
+                    return Ok((plugin, provenance));
                 }
             }
             Some(Use::Preparing) => return Err(Gap::Preparing),
@@ -212,7 +417,7 @@ impl Modules {
         }
         let engine = self.engine().map_err(|error| Gap::Refused(error.to_string()))?;
         self.uses.insert(key.clone(), Use::Preparing);
-        self.prepare(engine, key, version.digest, object.clone(), config);
+        self.prepare(engine, key, version.clone(), object.clone(), config);
         Err(Gap::Preparing)
     }
 
@@ -250,7 +455,7 @@ impl Modules {
     pub async fn changed(&mut self) -> Id {
         loop {
             let again = self.uses.iter().filter_map(|(key, one)| match one {
-                Use::Refused { again: Some(again), .. } => Some((*again, key.0.clone())),
+                Use::Refused { again: Some(again), .. } => Some((*again, key.id.clone())),
                 _ => None,
             });
             let next = again.min();
@@ -264,6 +469,11 @@ impl Modules {
                 }
                 compared = self.comparisons.next() => {
                     if let Some(id) = compared {
+                        return id;
+                    }
+                }
+                ended = self.ended.recv() => {
+                    if let Some(id) = ended {
                         return id;
                     }
                 }
@@ -305,42 +515,53 @@ impl Modules {
     }
 
     /// Keeps a module that nobody names yet, or lets it go.
-    pub fn keep(&mut self, id: &Id, plugin: Option<Arc<Plugin>>) {
-        match plugin {
-            Some(plugin) => drop(self.kept.insert(id.clone(), plugin)),
+    pub fn keep(&mut self, id: &Id, rollout: Option<Rollout>) {
+        match rollout {
+            Some(rollout) => drop(self.kept.insert(id.clone(), rollout)),
             None => drop(self.kept.remove(id)),
         }
     }
 
-    /// Why a module was refused, with one of the configurations it is used with.
+    /// Why the version of a module that is to serve was refused, with one of the
+    /// configurations it is used with.
     #[must_use]
-    pub fn refusal(&self, id: &Id) -> Option<String> {
-        self.uses.iter().find_map(|(key, one)| match one {
-            Use::Refused { why, .. } if key.0 == *id => Some(why.clone()),
+    pub fn refusal(&self, object: &Module) -> Option<String> {
+        self.uses_of(object).find_map(|one| match one {
+            Use::Refused { why, .. } => Some(why.clone()),
             _ => None,
         })
     }
 
-    /// Whether a module is being prepared.
+    /// Whether the version of a module that is to serve is being prepared.
     #[must_use]
-    pub fn is_being_prepared(&self, id: &Id) -> bool {
-        self.uses.iter().any(|(key, one)| key.0 == *id && matches!(one, Use::Preparing))
+    pub fn is_being_prepared(&self, object: &Module) -> bool {
+        self.uses_of(object).any(|one| matches!(one, Use::Preparing))
+    }
+
+    /// The version that is to serve, with all configurations.
+    fn uses_of<'a>(&'a self, object: &'a Module) -> impl Iterator<Item = &'a Use> {
+        let version = object.serving().map(|version| &*version.version);
+        let own =
+            self.uses.iter().filter(move |(key, _)| key.id == object.id && Some(&*key.version) == version);
+        own.map(|(_, one)| one)
     }
 
     /// Forgets why a module was refused: it was written anew.
     pub fn renew(&mut self, id: &Id) {
-        self.uses.retain(|key, one| key.0 != *id || !matches!(one, Use::Refused { .. }));
+        self.uses.retain(|key, one| key.id != *id || !matches!(one, Use::Refused { .. }));
     }
 
     /// Forgets a module that is gone.
     pub fn remove(&mut self, id: &Id) {
-        self.uses.retain(|key, _| key.0 != *id);
+        self.uses.retain(|key, _| key.id != *id);
         self.kept.remove(id);
+        self.trials.remove(id);
+        self.serving.remove(id);
         self.services.metrics.forget(id);
     }
 
     fn settle(&mut self, key: Key, outcome: Result<Arc<Plugin>, Failure>) -> Id {
-        let id = key.0.clone();
+        let id = key.id.clone();
         let one = match outcome {
             Ok(plugin) => {
                 let took = plugin.prepared_in();
@@ -369,7 +590,7 @@ impl Modules {
         Ok(self.running.engine.get_or_init(|| engine).clone())
     }
 
-    fn prepare(&self, engine: Engine, key: Key, digest: Digest, object: Module, config: Value) {
+    fn prepare(&self, engine: Engine, key: Key, version: ModuleVersion, object: Module, config: Value) {
         let slots = self.slots;
         let services = Arc::clone(&self.services);
         let (blobs, components) = (Arc::clone(&self.blobs), Arc::clone(&self.components));
@@ -378,8 +599,8 @@ impl Modules {
             let permit = jobs.acquire_owned().await;
             let work = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                let component = component(&engine, &*blobs, &components, &digest)?;
-                let settings = settings(&object, config, slots, component.is_function());
+                let component = component(&engine, &*blobs, &components, &version.digest)?;
+                let settings = settings(&object, &version, config, slots, component.is_function());
                 Plugin::open(&component, settings, &services).map_err(failure)
             });
             let outcome = work.await.unwrap_or_else(|error| {
@@ -412,6 +633,11 @@ fn component(
     Ok(component)
 }
 
+/// Whether a part of the traffic can have another version of it.
+fn is_filter(plugin: &Plugin) -> bool {
+    plugin.function().is_none() && !plugin.component().has(Interface::Transcoder)
+}
+
 /// The module's configuration with what a route says over it.
 fn overlaid(config: &Map<String, Value>, overlay: &Value) -> Value {
     let mut all = config.clone();
@@ -422,7 +648,13 @@ fn overlaid(config: &Map<String, Value>, overlay: &Value) -> Value {
 }
 
 /// What an object says, with the defaults of its kind: edge functions have more.
-fn settings(object: &Module, config: Value, slots: usize, is_function: bool) -> Settings {
+fn settings(
+    object: &Module,
+    version: &ModuleVersion,
+    config: Value,
+    slots: usize,
+    is_function: bool,
+) -> Settings {
     let own = &object.limits;
     let defaults = if is_function { Limits::of_functions() } else { Limits::default() };
     let limits = Limits {
@@ -435,7 +667,7 @@ fn settings(object: &Module, config: Value, slots: usize, is_function: bool) -> 
     };
     Settings {
         name: object.id.as_str().into(),
-        version: object.serving().map_or("", |version| &version.version).into(),
+        version: version.version.as_str().into(),
         config,
         mode: match object.instance {
             Some(ModuleInstance::Fresh) => Mode::Fresh,

@@ -19,7 +19,7 @@ use crate::frame::FrameFormat;
 use crate::message::RouteLabels;
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::{self, Metrics};
-use crate::plugin::{Gap, Modules};
+use crate::plugin::{Gap, Modules, TrustFault};
 use crate::route::RouteMatch;
 use crate::upstream::{Environment, Timeouts, Upstream};
 
@@ -237,18 +237,19 @@ impl Builder {
             Object::Credential(credential) => {
                 consumers::faults(store, &self.current.consumers, &key, &credential.plugins)
             }
-            Object::Module(module) => self.trust_fault(module).into_iter().collect(),
+            Object::Module(module) => self.trust_faults(module),
             _ => Vec::new(),
         }
     }
 
-    /// Why the version that a module object has serve may not run here.
-    fn trust_fault(&self, module: &objects::Module) -> Option<Problem> {
-        let fault = self.modules.provenance(module).err()?;
-        let serving = module.serving()?;
-        let place = module.versions.iter().position(|version| version == serving)?;
-        let field = format!("versions[{place}].signature");
-        Some(Problem { field, message: fault.to_string(), value: Some(format!("{:?}", serving.version)) })
+    /// Why versions that a module object has serve or be tried may not run here.
+    fn trust_faults(&self, module: &objects::Module) -> Vec<Problem> {
+        let problem = |(version, fault): (&objects::ModuleVersion, TrustFault)| {
+            let place = module.versions.iter().position(|one| one == version)?;
+            let field = format!("versions[{place}].signature");
+            Some(Problem { field, message: fault.to_string(), value: Some(format!("{:?}", version.version)) })
+        };
+        self.modules.untrusted(module).into_iter().filter_map(problem).collect()
     }
 
     /// Builds what `changes` touch. They come from the same batch of `store`.
@@ -474,13 +475,13 @@ impl Builder {
         if !users(store, key).is_empty() {
             self.modules.keep(&key.1, None);
             // Its users have it tried out, with what they say of it.
-            let outcome = self.modules.refusal(&key.1).map_or(Ok(()), |why| Err(problem(why)));
+            let outcome = self.modules.refusal(object).map_or(Ok(()), |why| Err(problem(why)));
             self.note(key, outcome);
             return;
         }
         match self.modules.find(object, &serde_json::Value::Null) {
-            Ok(plugin) => {
-                self.modules.keep(&key.1, Some(plugin));
+            Ok(rollout) => {
+                self.modules.keep(&key.1, Some(rollout));
                 self.note(key, Ok(()));
             }
             Err(Gap::Refused(why)) => drop(self.note::<()>(key, Err(problem(why)))),
@@ -658,7 +659,7 @@ impl Builder {
                 };
             };
             match (modules.borrow_mut().find(object, source.config), gaps) {
-                (Ok(plugin), _) => Ok(FoundModule::Ready(plugin)),
+                (Ok(rollout), _) => Ok(FoundModule::Ready(rollout)),
                 (Err(_), Gaps::AreClosed)
                     if object.on_failure == objects::ModuleFailure::Open || is_new() =>
                 {

@@ -152,6 +152,17 @@ impl Guest {
         self
     }
 
+    /// Traps on one head in so many; each instance counts its own.
+    #[must_use]
+    pub fn traps_on_each(mut self, heads: u32) -> Guest {
+        let count = format!(
+            "(i32.store (i32.const 5000) (i32.add (i32.load (i32.const 5000)) (i32.const 1)))
+             (if (i32.eqz (i32.rem_u (i32.load (i32.const 5000)) (i32.const {heads}))) (then unreachable))"
+        );
+        self.head = count + &self.head;
+        self
+    }
+
     /// Does this on a piece of a body, either way.
     #[must_use]
     pub fn on_body(mut self, instructions: &str) -> Guest {

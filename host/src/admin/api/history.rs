@@ -27,7 +27,7 @@ pub(super) struct Change {
     pub(super) id: u64,
     /// When, in milliseconds since 1970.
     pub(super) time: u64,
-    /// The name of the key it was made with.
+    /// The name of the key it was made with, or the node that made it by itself.
     pub(super) by: String,
     /// By what: `put`, `post`, `patch`, `delete`, `changes`, `rollback`.
     pub(super) action: String,
@@ -113,6 +113,19 @@ impl Change {
             .collect();
         json!({"id": self.id, "time": self.time, "by": self.by, "action": self.action, "objects": objects})
     }
+}
+
+/// The record of a change of one object that a node makes by itself, and its name.
+#[must_use]
+pub fn own_change(
+    node: &str,
+    action: &str,
+    (kind, id): (Kind, &Id),
+    before: &Value,
+    after: &Value,
+) -> Option<(RecordName, Vec<u8>)> {
+    let changed = Changed::new(kind, id, Some(before), Some(after));
+    Change::now(&format!("node {node}"), action, vec![changed], 0).record().ok()
 }
 
 fn name(id: u64) -> Result<RecordName, Fault> {

@@ -26,6 +26,7 @@ use super::exchange::{Request, Response, Site};
 
 pub use access::{AccessKey, Keys, Role};
 pub use desk::{Desk, QUESTIONS_MAX, Question};
+pub use history::own_change;
 
 use access::Caller;
 use address::{Call, Target};

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::plugins::{self, BUILT_IN_PLUGINS};
-use super::{Labels, ModuleSignature, Object, object_basics, units, validate_description};
+use super::{Labels, ModuleSignature, Object, object_basics, time, units, validate_description};
 use crate::config::{Digest, Id, Kind, Problems};
 
 /// The most versions a module object lists.
@@ -40,7 +40,7 @@ pub struct Module {
     /// The version that serves; default: the last of `versions`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<String>,
-    /// A version to be tried on a part of the traffic. Not supported yet.
+    /// A version to be tried on a part of the traffic; default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<ModuleCanary>,
     /// What becomes of an exchange when the module fails; default `closed`.
@@ -58,9 +58,9 @@ pub struct Module {
     /// Its configuration; routes overlay it field by field at the top level.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub config: Map<String, Value>,
-    /// When to go back to the version before by itself. Not supported yet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rollback: Option<ModuleRollback>,
+    /// When the version that is tried is taken back by itself.
+    #[serde(default, skip_serializing_if = "ModuleRollback::is_default")]
+    pub rollback: ModuleRollback,
     /// When it was made, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub create_time: Option<i64>,
@@ -85,24 +85,89 @@ pub struct ModuleVersion {
     pub signature: Option<Box<ModuleSignature>>,
 }
 
-/// On what part of the traffic a version is tried.
+/// On what part of the traffic a version is tried: at least one of `percent`,
+/// `nodes` and `regions`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleCanary {
-    /// The version.
+    /// The version, one of `versions` and not the one that serves.
     pub version: String,
-    /// Hundredths of the exchanges.
+    /// Hundredths of the clients, more than 0 and at most 100; default 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<f64>,
-    /// Nodes it runs on.
+    /// Nodes it is tried on, by id; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<String>>,
-    /// Regions it runs in.
+    /// Regions it is tried in; default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub regions: Option<Vec<String>>,
-    /// Whether its verdicts are only compared.
+    /// Whether it only sees copies of requests, and what it says is compared.
+    /// Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<bool>,
+    /// Written by the node that took it back: nobody gets it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<ModuleRolledBack>,
+}
+
+/// That a version was taken back, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModuleRolledBack {
+    /// The node that did it.
+    pub node: String,
+    /// When.
+    #[serde(default, with = "time", skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
+    /// Which threshold was passed.
+    pub why: String,
+    /// Exchanges that had met the version on that node.
+    pub exchanges: u64,
+}
+
+/// The most nodes or regions of a canary.
+pub const MODULE_CANARY_PLACES_MAX: usize = 256;
+
+impl ModuleCanary {
+    /// Whether it is tried on a node.
+    #[must_use]
+    pub fn is_at(&self, node: &str, region: &str) -> bool {
+        let names = |list: &Option<Vec<String>>, own: &str| {
+            list.as_ref().is_none_or(|list| list.iter().any(|name| name == own))
+        };
+        names(&self.nodes, node) && names(&self.regions, region)
+    }
+
+    /// Whether it only sees copies.
+    #[must_use]
+    pub fn is_shadow(&self) -> bool {
+        self.shadow.unwrap_or_default()
+    }
+
+    fn validate(&self, module: &Module, problems: &mut Problems) {
+        let is_listed = module.versions.iter().any(|version| version.version == self.version);
+        if !is_listed {
+            problems.add("canary.version", self.version.as_str(), "is not one of versions");
+        } else if module.serving().is_some_and(|version| version.version == self.version) {
+            let message = "is the version that serves; name that under active";
+            problems.add("canary.version", self.version.as_str(), message);
+        }
+        if self.percent.is_none() && self.nodes.is_none() && self.regions.is_none() {
+            problems.add_plain("canary", "must have one of percent, nodes and regions");
+        }
+        if let Some(percent) = self.percent
+            && !(percent > 0.0 && percent <= 100.0)
+        {
+            problems.add("canary.percent", percent, "must be more than 0 and at most 100");
+        }
+        for (field, list) in [("canary.nodes", &self.nodes), ("canary.regions", &self.regions)] {
+            if let Some(list) = list
+                && !(1..=MODULE_CANARY_PLACES_MAX).contains(&list.len())
+            {
+                problems.add(field, list.len(), "must be 1 to 256 names");
+            }
+        }
+    }
 }
 
 /// What a failure of a module does to the exchange.
@@ -179,22 +244,63 @@ impl ModuleGrants {
     }
 }
 
-/// When a new version is taken back.
+/// When a version that is tried is taken back, each node for itself.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModuleRollback {
-    /// Traps in a minute.
+    /// Traps and other failures in a minute, 1 to 10000, where a larger share of
+    /// its exchanges fails than of the current version's; default 5.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traps: Option<u32>,
-    /// Missed deadlines in a minute.
+    /// Missed deadlines in a minute, likewise; default 20.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u32>,
-    /// Mean time of a call.
+    /// How much longer its calls for one exchange may take, on the mean of at
+    /// least 100, than the current version's; default: any.
     #[serde(with = "units::duration_option", skip_serializing_if = "Option::is_none")]
     pub latency: Option<Duration>,
-    /// Share of exchanges it refuses, 0 to 1.
+    /// How much larger the share of exchanges it refuses may be, of at least 100,
+    /// than the current version's, 0 to 1; default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub block_rate: Option<f64>,
+}
+
+/// Traps in a minute that end a trial, where the object does not say.
+pub const MODULE_TRAPS: u32 = 5;
+/// Missed deadlines in a minute that end a trial, where the object does not say.
+pub const MODULE_DEADLINES: u32 = 20;
+
+impl ModuleRollback {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Traps in a minute that end a trial.
+    #[must_use]
+    pub fn traps_max(&self) -> u32 {
+        self.traps.unwrap_or(MODULE_TRAPS)
+    }
+
+    /// Missed deadlines in a minute that end a trial.
+    #[must_use]
+    pub fn deadlines_max(&self) -> u32 {
+        self.deadline.unwrap_or(MODULE_DEADLINES)
+    }
+
+    fn validate(&self, problems: &mut Problems) {
+        for (field, count) in [("rollback.traps", self.traps), ("rollback.deadline", self.deadline)] {
+            if let Some(count) = count
+                && !(1..=10_000).contains(&count)
+            {
+                problems.add(field, count, "must be from 1 to 10000");
+            }
+        }
+        if let Some(rate) = self.block_rate
+            && !(0.0..=1.0).contains(&rate)
+        {
+            problems.add("rollback.block_rate", rate, "must be from 0 to 1");
+        }
+    }
 }
 
 impl Module {
@@ -314,12 +420,10 @@ impl Object for Module {
         self.validate_versions(problems);
         self.validate_limits(problems);
         validate_grants("grants", &self.grants, problems);
-        if self.canary.is_some() {
-            problems.add_plain("canary", "is not supported by this build yet");
+        if let Some(canary) = &self.canary {
+            canary.validate(self, problems);
         }
-        if self.rollback.is_some() {
-            problems.add_plain("rollback", "is not supported by this build yet");
-        }
+        self.rollback.validate(problems);
     }
 }
 
@@ -361,6 +465,7 @@ mod tests {
     #[test]
     fn faults_name_field_and_value() {
         let one = json!([{"version": "1", "digest": DIGEST}]);
+        let two = json!([{"version": "1", "digest": DIGEST}, {"version": "2", "digest": DIGEST}]);
         for (value, told) in [
             (json!({}), "versions: is required"),
             (json!({"versions": []}), "versions: must be 1 to 64"),
@@ -371,7 +476,28 @@ mod tests {
             (json!({"versions": one, "limits": {"deadline": "2m"}}), "limits.deadline: must be from 1ms"),
             (json!({"versions": one, "limits": {"cpu": 1}}), "limits.cpu: is not a field"),
             (json!({"versions": one, "on_failure": "ajar"}), "on_failure"),
-            (json!({"versions": one, "canary": {"version": "1"}}), "canary: is not supported"),
+            (
+                json!({"versions": one, "canary": {"version": "2", "percent": 1}}),
+                "canary.version: is not one of",
+            ),
+            (
+                json!({"versions": one, "canary": {"version": "1", "percent": 1}}),
+                "canary.version: is the version",
+            ),
+            (json!({"versions": two, "canary": {"version": "1"}}), "canary: must have one of percent"),
+            (
+                json!({"versions": two, "canary": {"version": "1", "percent": 0}}),
+                "canary.percent: must be more",
+            ),
+            (
+                json!({"versions": two, "canary": {"version": "1", "nodes": []}}),
+                "canary.nodes: must be 1 to 256",
+            ),
+            (json!({"versions": one, "rollback": {"traps": 0}}), "rollback.traps: must be from 1"),
+            (
+                json!({"versions": one, "rollback": {"block_rate": 2}}),
+                "rollback.block_rate: must be from 0 to 1",
+            ),
             (json!({"versions": one, "grants": {"kv": ["a b"]}}), "grants.kv[0]: must be 1 to 255"),
         ] {
             let found = problems(&value);

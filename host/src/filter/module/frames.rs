@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::ModuleFilter;
+use super::version::Version;
 use crate::filter::exchange::{FilterNote, Word};
 use crate::filter::verdict::FrameVerdict;
 use crate::frame::{FrameDecoder, FrameField, FrameFormat, Piece};
@@ -86,9 +86,9 @@ impl<'a> FrameBatch<'a> {
 
 pub(super) type Decided = (FrameVerdict, Option<Box<FilterNote>>);
 
-impl ModuleFilter {
+impl Version {
     /// Shows it the frames that have not met another fate yet.
-    pub(in crate::filter) fn frames(&self, batch: &mut FrameBatch<'_>, verdicts: &mut [Decided]) {
+    pub(super) fn frames(&self, batch: &mut FrameBatch<'_>, verdicts: &mut [Decided]) {
         let wanted = &self.plugin.interest().commands;
         let goes_on = |at: &usize| matches!(verdicts[*at].0, FrameVerdict::Pass | FrameVerdict::Rewrite(_));
         let is_wanted = |at: &usize| {
@@ -103,11 +103,19 @@ impl ModuleFilter {
         let peer = AddressText::of(batch.client.ip());
         let peer = std::str::from_utf8(&peer).unwrap_or_default();
         let mut visit = Visit::default();
+        let began = self.begin();
         let call = self.plugin.frames(&mut visit, batch.connection, peer, &batch.buffer, &frames);
         let rulings = match at_once(call).0 {
             Ok(rulings) => rulings,
-            Err(error) => return self.frames_failed(&error, &places, verdicts),
+            Err(error) => {
+                self.end(began);
+                return self.frames_failed(&error, &places, verdicts);
+            }
         };
+        if rulings.iter().any(|ruling| matches!(ruling, FrameRuling::Drop(_) | FrameRuling::Close(_))) {
+            self.count_refusal();
+        }
+        self.end(began);
         for (at, ruling) in places.into_iter().zip(rulings) {
             match self.carry_out(batch, at, ruling) {
                 Ok(None) => {}
@@ -145,6 +153,7 @@ impl ModuleFilter {
 
     fn frames_failed(&self, error: &CallError, places: &[usize], verdicts: &mut [Decided]) {
         tracing::debug!(module = %self.plugin.name(), %error, "a module failed on frames");
+        self.count_failure(error);
         // A frame that goes on without the module is no line of the log: there
         // may be thousands. The counters have it.
         if self.plugin.on_failure() == OnFailure::Open {
@@ -163,7 +172,7 @@ impl ModuleFilter {
             version: Some(Arc::clone(self.plugin.version())),
             verdict: Word::Fixed(verdict),
             reason: Word::Fixed(reason),
-            rules: super::shortened(rule).into_iter().collect(),
+            rules: super::version::shortened(rule).into_iter().collect(),
             is_event: false,
         }
     }

@@ -8,22 +8,20 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use super::{FrameBatch, ModuleFilter, OverLimit};
+use super::FrameBatch;
+use super::version::Version as ModuleVersion;
 use crate::filter::exchange::{FilterNote, Word};
 use crate::filter::verdict::FrameVerdict;
 use crate::message::{Fields, Method, RequestHead, Scheme, Transcode, TranscodeProblem, Version};
-use crate::plugin::{CallError, ChunkVerdict, Denial, HeadBuffer, HeadVerdict, OnFailure, Visit, at_once};
+use crate::plugin::{
+    CallError, ChunkVerdict, Denial, HeadBuffer, HeadVerdict, OnFailure, OverLimit, Visit, at_once,
+};
 
 use super::frames::Decided;
 
-impl ModuleFilter {
+impl ModuleVersion {
     /// Shows it the texts of the frames that have not met another fate yet.
-    pub(in crate::filter) fn texts(
-        &self,
-        transcoder: &dyn Transcode,
-        batch: &FrameBatch<'_>,
-        verdicts: &mut [Decided],
-    ) {
+    pub(super) fn texts(&self, transcoder: &dyn Transcode, batch: &FrameBatch<'_>, verdicts: &mut [Decided]) {
         for (frame, verdict) in batch.frames.iter().zip(verdicts) {
             if !matches!(verdict.0, FrameVerdict::Pass | FrameVerdict::Rewrite(_)) {
                 continue;
@@ -41,11 +39,18 @@ impl ModuleFilter {
                     continue;
                 }
             };
-            match self.look_at_texts(command, &texts, batch.client.ip()) {
+            let began = self.begin();
+            let looked = self.look_at_texts(command, &texts, batch.client.ip());
+            self.end(began);
+            match looked {
                 Ok(None) => {}
-                Ok(Some(denial)) => *verdict = self.refused("module_deny", "deny", &denial.rule),
+                Ok(Some(denial)) => {
+                    self.count_refusal();
+                    *verdict = self.refused("module_deny", "deny", &denial.rule);
+                }
                 Err(error) => {
                     tracing::debug!(module = %self.plugin.name(), %error, "a module failed on texts");
+                    self.count_failure(&error);
                     if self.plugin.on_failure() == OnFailure::Closed {
                         *verdict = self.refused(error.code(), "error", "");
                     }
