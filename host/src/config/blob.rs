@@ -129,6 +129,15 @@ pub fn count_of(first: &[u8]) -> Result<u32, BlobError> {
     Ok(piece.count)
 }
 
+/// Whether bytes are a whole piece for a place.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn check_piece(place: u32, bytes: &[u8]) -> Result<(), BlobError> {
+    let piece = look(place, bytes)?;
+    if piece.number == place { Ok(()) } else { Err(BlobError::Swapped { place, found: piece.number }) }
+}
+
 fn look(place: u32, bytes: &[u8]) -> Result<Piece<'_>, BlobError> {
     let damaged = |why| BlobError::Damaged(place, why);
     let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(|| damaged("it is cut short"))?;

@@ -51,6 +51,8 @@ fn asked(pattern: &str, change: &Value) -> String {
         .replace("{change}", &change.to_string())
         .replace("{consumer}", "jack")
         .replace("{manager}", "file")
+        .replace("{digest}", &format!("sha256-{}", "0".repeat(64)))
+        .replace("{piece}", "0")
         .replace("{id}", "documented")
 }
 

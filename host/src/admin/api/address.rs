@@ -41,6 +41,10 @@ pub(super) enum Call {
     Change,
     /// Compares an object with how it was.
     Diff,
+    /// The pieces of a component.
+    Component,
+    /// One of them.
+    Piece,
     /// The description of all this.
     OpenApi,
 }
@@ -50,7 +54,7 @@ const fn fixed(pattern: &'static str, methods: &'static [(&'static str, &'static
 }
 
 /// Every path that is not of objects. The first that fits is taken.
-pub(super) const FIXED: [Fixed; 14] = [
+pub(super) const FIXED: [Fixed; 16] = [
     fixed(
         "schema/validate/{kind}",
         &[("POST", "check an object alone, without what it names")],
@@ -76,6 +80,16 @@ pub(super) const FIXED: [Fixed; 14] = [
     fixed("history", &[("GET", "the changes that are kept, the newest first")], Call::History),
     fixed("history/{change}", &[("GET", "one change with what was before and after")], Call::Change),
     fixed("diff", &[("GET", "how an object was against how it is")], Call::Diff),
+    fixed(
+        "blobs/{digest}",
+        &[
+            ("GET", "which pieces of a component are there"),
+            ("POST", "check that they are the whole"),
+            ("DELETE", "delete them, where no module names the component"),
+        ],
+        Call::Component,
+    ),
+    fixed("blobs/{digest}/{piece}", &[("PUT", "send a piece of a component")], Call::Piece),
     fixed("openapi.json", &[("GET", "this document")], Call::OpenApi),
 ];
 

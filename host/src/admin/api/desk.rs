@@ -180,8 +180,13 @@ impl Desk {
         self.wait(self.writer.records(area, ""))
     }
 
+    /// What writes to the store, and reads what it does not tell of.
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
     /// Waits for the store, for a time.
-    fn wait<T>(&self, asked: impl Future<Output = Result<T, WriteError>>) -> Result<T, Fault> {
+    pub(super) fn wait<T>(&self, asked: impl Future<Output = Result<T, WriteError>>) -> Result<T, Fault> {
         let late = || Fault::new(503, "the store did not answer in time; a write may still be made");
         let bounded = async { tokio::time::timeout(WRITE_TIMEOUT, asked).await };
         Ok(self.runtime.block_on(bounded).map_err(|_| late())??)

@@ -10,6 +10,7 @@
 
 mod access;
 mod address;
+mod blobs;
 mod changes;
 mod defaults;
 mod desk;
@@ -83,6 +84,12 @@ impl AdminSite {
             Call::History => self.history(request),
             Call::Change => self.one_change(changes::number(part)?),
             Call::Diff => self.diff(request),
+            Call::Component => match request.method.as_str() {
+                "POST" => self.check_component(part),
+                "DELETE" => self.delete_component(part),
+                _ => self.component(part),
+            },
+            Call::Piece => self.put_piece(part, open.get(1).map_or("", String::as_str), request),
             Call::OpenApi => Ok(openapi::answer()),
         }
     }

@@ -7,6 +7,7 @@ use super::address::{Call, FIXED, Fixed, ROOT, list_pattern, one_pattern, singul
 use super::changes::OBJECTS_MAX;
 use super::read::PAGE_SIZES;
 use super::write::{has_patch, has_post};
+use crate::config::blob::PIECES_MAX;
 use crate::config::{ID_LENGTH_MAX, KINDS, Kind, Object};
 
 /// Answers `openapi.json`.
@@ -134,6 +135,12 @@ fn fixed_operations(fixed: &Fixed) -> Value {
                 operation["requestBody"] = body(reference("Rollback"));
                 operation["parameters"] = json!([dry_run]);
             }
+            Call::Piece => {
+                let bytes = json!({"schema": {"type": "string", "format": "binary"}});
+                operation["requestBody"] =
+                    json!({"required": true, "content": {"application/octet-stream": bytes}});
+                operation["responses"] = responses(&[("201", "it is there", None)]);
+            }
             Call::Validate => operation["requestBody"] = body(json!({"type": "object"})),
             Call::History => {
                 operation["parameters"] = json!([
@@ -190,6 +197,8 @@ fn path_parameters(pattern: &str) -> Vec<Value> {
         "kind" => json!({"type": "string", "enum": KINDS.map(Kind::name)}),
         "change" => json!({"type": "integer", "minimum": 1}),
         "name" => json!({"type": "string"}),
+        "digest" => json!({"type": "string", "pattern": "^sha256[-:][0-9a-f]{64}$"}),
+        "piece" => json!({"type": "integer", "minimum": 0, "maximum": PIECES_MAX - 1}),
         _ => json!({"type": "string", "pattern": format!("^[a-zA-Z0-9_.-]{{1,{ID_LENGTH_MAX}}}$")}),
     };
     open.map(|name| json!({"name": name, "in": "path", "required": true, "schema": schema(name)})).collect()

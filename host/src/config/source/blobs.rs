@@ -1,13 +1,15 @@
 //! The bytes of modules in a configuration directory.
 //!
 //! `DIR/blobs/sha256-<digits>.wasm` is looked at first, then what lies in
-//! `DIR/modules/`. Whatever its name, a file is what its digest says.
+//! `DIR/modules/`, then what was sent in pieces over the Admin API. Whatever its
+//! name, a file is what its digest says.
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Blobs, Digest};
+use super::write::read_record;
+use crate::config::{Blobs, Digest, blob};
 
 /// Bytes by digest, from a directory.
 #[derive(Debug)]
@@ -43,7 +45,29 @@ impl Blobs for DirectoryBlobs {
                 Err(error) => found = Some(format!("{}: {error}", path.display())),
             }
         }
+        match self.pieces(digest, max) {
+            Ok(Some(bytes)) => return Ok(bytes),
+            Ok(None) => {}
+            Err(error) => found = Some(error),
+        }
         Err(found.unwrap_or_else(|| format!("no file in {} has the digest {digest}", modules.display())))
+    }
+}
+
+impl DirectoryBlobs {
+    /// What was sent in pieces; nothing where the first is not there.
+    fn pieces(&self, digest: &Digest, max: usize) -> Result<Option<Vec<u8>>, String> {
+        let hex = digest.hex();
+        let read = |number: u32| {
+            let name = blob::piece_name(&hex, number)?;
+            read_record(&self.root, &name).ok().flatten()
+        };
+        let Some(first) = read(0) else { return Ok(None) };
+        let told = |error: blob::BlobError| format!("{digest}: {error}");
+        let count = blob::count_of(&first).map_err(told)?;
+        let rest = (1..count).map_while(read);
+        let pieces: Vec<Vec<u8>> = std::iter::once(first).chain(rest).collect();
+        blob::join(&pieces, &hex, max).map(Some).map_err(told)
     }
 }
 
@@ -65,6 +89,30 @@ fn read_at_most(path: &Path, max: usize) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_sent_in_pieces_is_found_once_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let blobs = DirectoryBlobs::new(folder.path().to_owned());
+        // Bytes that do not compress, for two pieces.
+        let mut state = 7_u32;
+        let bytes = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        });
+        let component: Vec<u8> = bytes.take(blob::PIECE_BYTES_MAX).collect();
+        let digest = Digest::of(&component);
+        let pieces = blob::split(&component).unwrap();
+        assert_eq!(pieces.len(), 2);
+        let place = folder.path().join(format!(".sluice/blobs/sha256-{}", digest.hex()));
+        fs::create_dir_all(&place).unwrap();
+        fs::write(place.join("0"), &pieces[0]).unwrap();
+        let max = component.len();
+        assert!(blobs.read(&digest, max).unwrap_err().ends_with("piece 1 of 2 is missing"));
+        fs::write(place.join("1"), &pieces[1]).unwrap();
+        assert_eq!(blobs.read(&digest, max).unwrap(), component);
+        assert!(blobs.read(&digest, max - 1).unwrap_err().contains("over the limit"));
+    }
 
     #[test]
     fn bytes_are_found_by_what_they_are() {
