@@ -76,14 +76,14 @@ impl Settings {
 }
 
 /// Whom to ask, and with which key.
-pub(super) struct Client {
+pub(in crate::app) struct Client {
     agent: ureq::Agent,
     server: String,
     key: Option<String>,
 }
 
 impl Client {
-    pub(super) fn new(flags: &Server) -> Result<Self, ClientError> {
+    pub(in crate::app) fn new(flags: &Server) -> Result<Self, ClientError> {
         let settings = Settings::load(flags.client.as_deref())?;
         let by_variable = std::env::var(ADMIN_KEY_VARIABLE).ok().filter(|key| !key.is_empty());
         let key = match (&flags.key_file, by_variable, &settings.key_file) {
@@ -107,14 +107,61 @@ impl Client {
     }
 
     /// Asks, and gives the answer if it is no refusal.
-    pub(super) fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+    pub(in crate::app) fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, ClientError> {
+        let (status, value) = self.send(method, path, body.map_or(Sent::Nothing, Sent::Json), None)?;
+        accepted(status, value, path)
+    }
+
+    /// What is at a path; none where nothing is.
+    pub(in crate::app) fn find(&self, path: &str) -> Result<Option<Value>, ClientError> {
+        match self.send("GET", path, Sent::Nothing, None)? {
+            (404, value) if value["message"] == "Key not found" => Ok(None),
+            (status, value) => accepted(status, value, path).map(Some),
+        }
+    }
+
+    /// Puts something at a path, where a condition, a header field, holds.
+    pub(in crate::app) fn put(
+        &self,
+        path: &str,
+        body: Sent<'_>,
+        condition: Option<(&str, &str)>,
+    ) -> Result<Value, ClientError> {
+        let (status, value) = self.send("PUT", path, body, condition)?;
+        accepted(status, value, path)
+    }
+
+    /// Asks; gives status and answer.
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Sent<'_>,
+        condition: Option<(&str, &str)>,
+    ) -> Result<(u16, Value), ClientError> {
         let url = format!("{}/apisix/admin/{path}", self.server);
         let unreachable =
             |source| ClientError::Unreachable { server: self.server.clone(), source: Box::new(source) };
         let key = self.key.as_deref().unwrap_or_default();
-        let mut response = match (method, body) {
-            ("POST", Some(body)) => self.agent.post(&url).header("X-API-KEY", key).send_json(body),
-            ("DELETE", _) => self.agent.delete(&url).header("X-API-KEY", key).call(),
+        let mut response = match method {
+            "POST" | "PUT" => {
+                let request = if method == "POST" { self.agent.post(&url) } else { self.agent.put(&url) };
+                let mut request = request.header("X-API-KEY", key);
+                if let Some((name, value)) = condition {
+                    request = request.header(name, value);
+                }
+                match body {
+                    Sent::Nothing => request.send_empty(),
+                    Sent::Json(value) => request.send_json(value),
+                    Sent::Bytes(bytes) => request.content_type("application/octet-stream").send(bytes),
+                }
+            }
+            "DELETE" => self.agent.delete(&url).header("X-API-KEY", key).call(),
             _ => self.agent.get(&url).header("X-API-KEY", key).call(),
         }
         .map_err(unreachable)?;
@@ -122,15 +169,28 @@ impl Client {
         let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
         let text = text.map_err(unreachable)?;
         let value = serde_json::from_str(&text).unwrap_or(Value::Null);
-        if (200..300).contains(&status) {
-            if value.is_null() {
-                let message = format!("{} does not answer as an Admin API", self.server);
-                return Err(ClientError::Refused(message));
-            }
-            return Ok(value);
+        if value.is_null() && (200..300).contains(&status) {
+            let message = format!("{} does not answer as an Admin API", self.server);
+            return Err(ClientError::Refused(message));
         }
-        Err(ClientError::Refused(refusal(status, &value, path)))
+        Ok((status, value))
     }
+}
+
+/// What goes with a question.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::app) enum Sent<'a> {
+    Nothing,
+    Json(&'a Value),
+    Bytes(&'a [u8]),
+}
+
+/// An answer, if it is no refusal.
+fn accepted(status: u16, value: Value, path: &str) -> Result<Value, ClientError> {
+    if (200..300).contains(&status) {
+        return Ok(value);
+    }
+    Err(ClientError::Refused(refusal(status, &value, path)))
 }
 
 fn key_in(file: &Path) -> Result<String, ClientError> {
@@ -157,7 +217,7 @@ fn refusal(status: u16, value: &Value, path: &str) -> String {
 }
 
 /// A part of a path; the slash of `secrets` and `credentials` stays.
-pub(super) fn encoded(id: &str) -> String {
+pub(in crate::app) fn encoded(id: &str) -> String {
     escaped(id, "-_./")
 }
 

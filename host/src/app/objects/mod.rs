@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use cli::{Consent, Output};
 pub use client::ClientError;
-use client::{Client, encoded, query};
+use client::query;
+pub(in crate::app) use client::{Client, Sent, encoded};
 use files::Objects;
 
 /// Exit code: something is different.

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum, ValueHint};
+
+use crate::app::objects::cli::Server;
 
 /// What can be done with plugins.
 #[derive(Debug, Subcommand)]
@@ -17,6 +19,14 @@ pub enum Plugin {
     Inspect(Inspect),
     /// Sign a component as a version of a module
     Sign(Sign),
+    /// Send a component to a running fleet as a version of a module, to serve or to be tried
+    Push(Push),
+    /// Have the version that is tried serve
+    Promote(Promote),
+    /// Take back the version that is tried, or go back to the one before the one that serves
+    Rollback(Rollback),
+    /// Show the modules of a running fleet, their versions and what is tried
+    List(List),
 }
 
 /// Flags of `sluice plugin new`.
@@ -119,6 +129,82 @@ pub struct Sign {
     /// Where the signature goes; without it it is printed
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// Flags of `sluice plugin push`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("trial").args(["canary", "node", "region"]).multiple(true))]
+pub struct Push {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub server: Server,
+    /// The module
+    pub name: String,
+    /// A component
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub file: PathBuf,
+    /// Only try it, on these hundredths of the clients
+    #[arg(long, value_name = "PERCENT")]
+    pub canary: Option<f64>,
+    /// Only try it, on this node; may be given again
+    #[arg(long, value_name = "ID")]
+    pub node: Vec<String>,
+    /// Only try it, in this region; may be given again
+    #[arg(long, value_name = "REGION")]
+    pub region: Vec<String>,
+    /// Only show it copies of what those clients send
+    #[arg(long, requires = "trial")]
+    pub shadow: bool,
+    /// The name of the version; without it the first 12 digits of the digest
+    #[arg(long)]
+    pub version: Option<String>,
+    /// A namespace of the key-value store it is granted; may be given again. Without any grant
+    /// those of the module stay
+    #[arg(long, value_name = "NAMESPACE")]
+    pub kv: Vec<String>,
+    /// A host it is granted to fetch from; may be given again
+    #[arg(long, value_name = "HOST")]
+    pub fetch: Vec<String>,
+    /// How it is signed.
+    #[command(flatten)]
+    pub seal: Seal,
+}
+
+/// Flags of `sluice plugin promote`.
+#[derive(Debug, Args)]
+pub struct Promote {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub server: Server,
+    /// The module
+    pub name: String,
+    /// Also when a node has taken the version back
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Flags of `sluice plugin rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub server: Server,
+    /// The module
+    pub name: String,
+    /// The version to go back to
+    #[arg(long, value_name = "VERSION")]
+    pub to: Option<String>,
+}
+
+/// Flags of `sluice plugin list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub server: Server,
+    /// How they are shown
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// How a component is signed.
