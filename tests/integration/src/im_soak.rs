@@ -36,11 +36,19 @@ struct Books {
     faults: Vec<String>,
 }
 
+/// Where a gateway listens.
+#[derive(Debug, Clone, Copy)]
+pub struct Node {
+    /// Its listener for HTTP.
+    pub edge: SocketAddr,
+    /// Its listener for frames.
+    pub tlv: SocketAddr,
+}
+
 /// What all clients share.
 struct Shared {
     books: Mutex<Books>,
-    edge: SocketAddr,
-    tlv: SocketAddr,
+    nodes: Vec<Node>,
     clients: u32,
     /// Of these, those who have logged in: the service keeps messages only for
     /// whom it knows.
@@ -94,12 +102,13 @@ pub struct Outcome {
 }
 
 impl Soak {
-    /// Starts `clients` of them: by turns frames, WebSocket, and sessions that
-    /// are polled and streamed.
+    /// Starts `clients` of them, spread over `nodes`: by turns frames, WebSocket,
+    /// and sessions that are polled and streamed. One whose node takes no
+    /// connection goes to the next.
     ///
     /// # Panics
     /// When there is no runtime to be had.
-    pub fn start(edge: SocketAddr, tlv: SocketAddr, clients: u32) -> Soak {
+    pub fn start(nodes: &[Node], clients: u32) -> Soak {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -107,8 +116,7 @@ impl Soak {
             .expect("a runtime can be built");
         let shared = Arc::new(Shared {
             books: Mutex::default(),
-            edge,
-            tlv,
+            nodes: nodes.to_vec(),
             clients,
             known: AtomicU64::new(0),
             is_closing: AtomicBool::new(false),
@@ -195,10 +203,11 @@ impl Soak {
 
 /// A client that speaks frames.
 async fn frames(shared: Arc<Shared>, user: u32, to: u32) {
-    let mut next = Next { user, to, number: 0, is_out: false, is_known: false };
+    let mut next = Next::new(user, to);
     loop {
-        let login = ImClient::login_at(shared.tlv, user, "soak");
+        let login = ImClient::login_at(next.node(&shared).tlv, user, "soak");
         let Ok(Ok((client, _))) = timeout(PATIENCE, login).await else {
+            next.node += 1;
             sleep(COME_BACK).await;
             continue;
         };
@@ -242,6 +251,8 @@ async fn frames(shared: Arc<Shared>, user: u32, to: u32) {
 struct Next {
     user: u32,
     to: u32,
+    /// The node it goes to, counted on for ever.
+    node: usize,
     number: u64,
     /// It waits for its acknowledgement.
     is_out: bool,
@@ -250,6 +261,15 @@ struct Next {
 }
 
 impl Next {
+    fn new(user: u32, to: u32) -> Self {
+        // Neighbours of one kind are on different nodes.
+        Self { user, to, node: user as usize / 3, number: 0, is_out: false, is_known: false }
+    }
+
+    fn node(&self, shared: &Shared) -> Node {
+        shared.nodes[self.node % shared.nodes.len()]
+    }
+
     fn logged_in(&mut self, shared: &Shared) {
         if !std::mem::replace(&mut self.is_known, true) {
             shared.known.fetch_add(1, Ordering::SeqCst);
@@ -299,11 +319,11 @@ enum Link {
 }
 
 impl Link {
-    async fn open(shared: &Arc<Shared>, user: u32, kind: Kind) -> Result<Self, String> {
+    async fn open(shared: &Arc<Shared>, edge: SocketAddr, user: u32, kind: Kind) -> Result<Self, String> {
         match kind {
             Kind::Socket => {
                 let target = format!("/im?user={user}");
-                let mut socket = JsonSocket::try_connect(shared.edge, &target, "").await?;
+                let mut socket = JsonSocket::try_connect(edge, &target, "").await?;
                 let reply = socket.try_call(&login(user, "soak")).await?;
                 if reply["cmd"] != 0x0102 {
                     return Err(reply.to_string());
@@ -311,7 +331,7 @@ impl Link {
                 Ok(Self::Socket(Box::new(socket)))
             }
             Kind::Session => {
-                let mut http = Http::try_connect(shared.edge).await.map_err(|error| error.to_string())?;
+                let mut http = Http::try_connect(edge).await.map_err(|error| error.to_string())?;
                 let body = login(user, "soak").to_string();
                 let target = format!("/im?session=new&user={user}");
                 let answer = http.try_request("POST", &target, body.as_bytes()).await;
@@ -323,8 +343,8 @@ impl Link {
                 let text = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
                 let session = Session { id: text("session"), token: text("token") };
                 let (sender, incoming) = mpsc::channel(64);
-                tokio::spawn(pump(Arc::clone(shared), session.clone(), sender));
-                Ok(Self::Session { http: Some(http), session, edge: shared.edge, number: 0, incoming })
+                tokio::spawn(pump(Arc::clone(shared), edge, session.clone(), sender));
+                Ok(Self::Session { http: Some(http), session, edge, number: 0, incoming })
             }
         }
     }
@@ -365,13 +385,17 @@ impl Link {
 
 /// A client that speaks JSON.
 async fn json(shared: Arc<Shared>, user: u32, to: u32, kind: Kind) {
-    let mut next = Next { user, to, number: 0, is_out: false, is_known: false };
+    let mut next = Next::new(user, to);
     loop {
-        if let Ok(Ok(link)) = timeout(PATIENCE, Link::open(&shared, user, kind)).await {
-            if matches!(link, Link::Socket(_)) {
-                next.logged_in(&shared);
+        let edge = next.node(&shared).edge;
+        match timeout(PATIENCE, Link::open(&shared, edge, user, kind)).await {
+            Ok(Ok(link)) => {
+                if matches!(link, Link::Socket(_)) {
+                    next.logged_in(&shared);
+                }
+                converse(&shared, link, &mut next).await;
             }
-            converse(&shared, link, &mut next).await;
+            Ok(Err(_)) | Err(_) => next.node += 1,
         }
         shared.returns.fetch_add(1, Ordering::Relaxed);
         sleep(COME_BACK).await;
@@ -428,14 +452,14 @@ async fn converse(shared: &Shared, mut link: Link, next: &mut Next) {
 
 /// Fetches what waits for a session, by turns as polls, an event stream and a
 /// WebSocket connection, until the session is gone.
-async fn pump(shared: Arc<Shared>, session: Session, sender: mpsc::Sender<Value>) {
+async fn pump(shared: Arc<Shared>, edge: SocketAddr, session: Session, sender: mpsc::Sender<Value>) {
     let mut cursor = 0;
     for turn in 0.. {
         let target = session.target(&format!("&cursor={cursor}"));
         let outcome = match turn % 3 {
-            0 => poll(&shared, &session, &mut cursor, &sender).await,
-            1 => stream(&shared, &target, &mut cursor, &sender).await,
-            _ => attach(&shared, &session, &target, &mut cursor, &sender).await,
+            0 => poll(&shared, edge, &session, &mut cursor, &sender).await,
+            1 => stream(&shared, edge, &target, &mut cursor, &sender).await,
+            _ => attach(&shared, edge, &session, &target, &mut cursor, &sender).await,
         };
         if outcome.is_none() {
             return;
@@ -460,14 +484,13 @@ async fn hand(
 
 async fn poll(
     shared: &Shared,
+    edge: SocketAddr,
     session: &Session,
     cursor: &mut u64,
     sender: &mpsc::Sender<Value>,
 ) -> Option<()> {
-    let Ok(mut http) = Http::try_connect(shared.edge).await else {
-        sleep(COME_BACK).await;
-        return Some(());
-    };
+    // The session is its node's: without that there is none.
+    let mut http = Http::try_connect(edge).await.ok()?;
     for _ in 0..5 {
         let target = session.target(&format!("&cursor={cursor}&wait=2s"));
         let Ok(answer) = http.try_request("GET", &target, b"").await else { return Some(()) };
@@ -489,8 +512,14 @@ async fn poll(
     Some(())
 }
 
-async fn stream(shared: &Shared, target: &str, cursor: &mut u64, sender: &mpsc::Sender<Value>) -> Option<()> {
-    let Ok(http) = Http::try_connect(shared.edge).await else { return Some(()) };
+async fn stream(
+    shared: &Shared,
+    edge: SocketAddr,
+    target: &str,
+    cursor: &mut u64,
+    sender: &mpsc::Sender<Value>,
+) -> Option<()> {
+    let http = Http::try_connect(edge).await.ok()?;
     let Some(mut events) = http.try_events(target, None).await else { return Some(()) };
     for _ in 0..6 {
         match timeout(Duration::from_secs(4), events.try_next()).await {
@@ -507,12 +536,13 @@ async fn stream(shared: &Shared, target: &str, cursor: &mut u64, sender: &mpsc::
 
 async fn attach(
     shared: &Shared,
+    edge: SocketAddr,
     session: &Session,
     target: &str,
     cursor: &mut u64,
     sender: &mpsc::Sender<Value>,
 ) -> Option<()> {
-    let Ok(mut socket) = JsonSocket::try_connect(shared.edge, target, &session.token).await else {
+    let Ok(mut socket) = JsonSocket::try_connect(edge, target, &session.token).await else {
         return Some(());
     };
     for _ in 0..8 {
