@@ -34,6 +34,8 @@ let points = null;
 let open = null;
 let line = "";
 let way = "";
+/** The access point that is not the page's own, if the chat is there. */
+let point = "";
 let countdown = null;
 let hasWaited = false;
 
@@ -101,7 +103,8 @@ function tellState(state) {
 }
 
 function tellOnline() {
-  view.state("online", `Connected by ${WAYS[way]}${line ? ` over line “${line}”` : ""}`);
+  const place = point ? ` at ${point}` : "";
+  view.state("online", `Connected by ${WAYS[way]}${place}${line ? ` over line “${line}”` : ""}`);
 }
 
 function tellWait({ until }) {
@@ -116,6 +119,7 @@ const ENDS = {
   drained: "The gateway is being restarted; a new session was begun.",
   no_upstream: "The service cannot be reached; trying again.",
   move_failed: "The line broke and no other was found; trying again.",
+  moved: "A new session is begun there, and nothing is lost.",
 };
 
 function begin(identity) {
@@ -147,6 +151,7 @@ function begin(identity) {
     user: identity.user,
     pollWait: config.poll_wait,
     upgradeAfter: config.upgrade_after,
+    bases: () => points.bases(),
   };
   link = new Link(settings, {
     login: () => chat.login(),
@@ -161,17 +166,28 @@ function begin(identity) {
       chat.missed();
     },
     state: tellState,
+    moved: (base) => {
+      const host = new URL(base).host;
+      view.notice("warn", `${point || location.host} does not answer; the chat goes on by ${host}.`);
+      point = host === location.host ? "" : host;
+    },
     save: (session) => keep.save("link", session),
   });
   chat.use(link);
   view.showChat(identity.user);
   hooks.listed();
-  link.start(keep.load("link"));
+  start();
+}
+
+function start() {
+  const saved = keep.load("link");
+  const base = link.start(saved);
+  point = base === location.origin ? "" : new URL(base).host;
 }
 
 function restart() {
   way = "";
-  link.start(keep.load("link"));
+  start();
 }
 
 /** Login, then the chat. */
@@ -202,7 +218,7 @@ async function main() {
   if (!answer.ok) throw new Error(`status ${answer.status}`);
   config = await answer.json();
   view.title(config.title);
-  points = new AccessPoints(config.access_points, keep, (list) => view.points(list));
+  points = new AccessPoints(config.access_points, config.access_hosts, keep, (list) => view.points(list));
   points.run();
   const identity = keep.load("identity");
   if (identity && identity.expires * 1000 > Date.now()) begin(identity);

@@ -4,7 +4,8 @@
 // The session outlives its connections: the server numbers what it sends by a
 // cursor, the page numbers what it sends by `n`, and each side drops what it has
 // had. So a message is neither lost nor doubled when the way changes. When the
-// session itself is gone a new one is made, and the owner logs in again.
+// session itself is gone a new one is made, and the owner logs in again: also at
+// another access point, where this one does not answer.
 
 /** How long a WebSocket may take to greet before it counts as blocked. */
 const GREETING_MS = 5000;
@@ -12,6 +13,8 @@ const GREETING_MS = 5000;
 const POLL_GRACE_MS = 10000;
 /** A session that ends sooner than this does not count as a success. */
 const SHORT_LIFE_MS = 5000;
+/** Tries at one access point before the next one is. */
+const TRIES_HERE = 2;
 const PAUSE_MIN_MS = 500;
 const PAUSE_MAX_MS = 15000;
 /** Close code: another connection has taken the session over. */
@@ -22,12 +25,15 @@ const REPLACED = 4001;
  * `login()` gives the first message of a new session; `message(m)` takes what the
  * service sends; `opened(isNew)` says that a session is there; `ended(reason)` that
  * it is gone; `gap()` that messages were dropped on the way; `state(s)` how the
- * link is; `save(session)` keeps what a reload needs to go on.
+ * link is; `moved(base)` that another access point is tried; `save(session)` keeps
+ * what a reload needs to go on. `settings.bases()` gives the access points, those
+ * of the page first.
  */
 export class Link {
   #settings;
   #hooks;
   #session;
+  #base;
   #queue = [];
   #inFlight = false;
   #socket = null;
@@ -44,13 +50,19 @@ export class Link {
     this.#hooks = hooks;
   }
 
-  /** Begins, with the session of an earlier visit if there is one. */
+  /** Begins, with the session of an earlier visit if there is one; gives the access
+   *  point it begins at. */
   start(saved) {
-    this.#session = saved ?? null;
+    const bases = this.#settings.bases();
+    const isKnown = saved?.base === undefined || bases.includes(saved.base);
+    // A session is its gateway's.
+    this.#session = isKnown ? (saved ?? null) : null;
+    this.#base = this.#session?.base ?? bases[0];
     this.#isStopped = false;
     addEventListener("online", this.hurry);
     addEventListener("offline", this.#lost);
     this.#run();
+    return this.#base;
   }
 
   /** Ends; `close` also ends the session on the server. */
@@ -106,7 +118,7 @@ export class Link {
   }
 
   #url(query) {
-    const url = new URL(this.#settings.api, location.href);
+    const url = new URL(this.#settings.api, this.#base);
     for (const [name, value] of Object.entries(query)) {
       url.searchParams.set(name, value);
     }
@@ -121,6 +133,9 @@ export class Link {
 
   async #run() {
     let failures = 0;
+    // Failures at this access point, and how often it was left since one answered.
+    let here = 0;
+    let moves = 0;
     while (!this.#isStopped) {
       this.#hooks.state({ phase: "connecting", isAgain: failures > 0 });
       let outcome = "unreachable";
@@ -134,6 +149,10 @@ export class Link {
       if (this.#isStale) {
         this.#isStale = false;
         outcome = "gone";
+      }
+      if (outcome !== "unreachable") {
+        here = 0;
+        moves = 0;
       }
       switch (outcome) {
         case "upgrade":
@@ -161,9 +180,33 @@ export class Link {
           break;
         default:
           failures += 1;
+          // Without a network no access point answers.
+          here += navigator.onLine ? 1 : 0;
+          if (here >= TRIES_HERE) {
+            here = 0;
+            moves += 1;
+            // Each of the others is tried at once, then all again with pauses.
+            if (this.#moveOn() && moves < this.#settings.bases().length) break;
+          }
           await this.#pause(failures);
       }
     }
+  }
+
+  /** Goes to the next access point, if there is another. What waits is said again
+   *  there, after the login. */
+  #moveOn() {
+    const bases = this.#settings.bases();
+    const next = bases[(bases.indexOf(this.#base) + 1) % bases.length];
+    if (next === this.#base || this.#isStopped) return false;
+    this.#base = next;
+    this.#noWebSocketUntil = 0;
+    this.#hooks.moved(next);
+    if (this.#session) {
+      this.#forget();
+      this.#hooks.ended("moved");
+    }
+    return true;
   }
 
   async #pause(failures) {
@@ -239,7 +282,19 @@ export class Link {
         return;
       }
       this.#socket = socket;
-      const greeting = setTimeout(() => socket.close(), GREETING_MS);
+      const end = () => {
+        clearTimeout(greeting);
+        if (this.#socket === socket) {
+          this.#socket = null;
+          this.#isPolling = false;
+        }
+        resolve(outcome);
+      };
+      // One that is blocked may never say that it is closed.
+      const greeting = setTimeout(() => {
+        socket.close();
+        end();
+      }, GREETING_MS);
       socket.onmessage = (event) => {
         const told = JSON.parse(event.data);
         if (told.session) {
@@ -253,17 +308,14 @@ export class Link {
         }
       };
       socket.onclose = (event) => {
-        clearTimeout(greeting);
-        this.#socket = null;
-        this.#isPolling = false;
         if (event.code === REPLACED) outcome = "replaced";
-        resolve(outcome);
+        end();
       };
     });
   }
 
   #greeted(told, known) {
-    const session = known ?? { id: told.session, token: told.token, cursor: told.cursor, n: 0 };
+    const session = known ?? this.#made(told);
     this.#opened(session, !known);
     this.#hooks.state({ phase: "online", way: "websocket" });
     if (!known) this.#queue.unshift({ n: 0, message: this.#hooks.login() });
@@ -325,7 +377,12 @@ export class Link {
     const url = this.#url({ session: "new", user: this.#settings.user });
     const body = JSON.stringify(this.#hooks.login());
     const told = await ask(url, { method: "POST", body, signal }, POLL_GRACE_MS);
-    this.#opened({ id: told.session, token: told.token, cursor: told.cursor, n: 0 }, true);
+    this.#opened(this.#made(told), true);
+  }
+
+  /** A new session, as the gateway told it. */
+  #made({ session, token, cursor }) {
+    return { id: session, token, cursor, n: 0, base: this.#base };
   }
 
   async #poll(signal, isKnown) {

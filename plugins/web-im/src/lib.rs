@@ -12,10 +12,13 @@ use sluice_sdk::prelude::*;
 
 use assets::Asset;
 
-/// What the page may load and whom it may talk to: its own origin alone. A script
-/// in a message has nothing to run by, and no other page may frame this one.
+/// What the page may load: of its own origin alone. A script in a message has
+/// nothing to run by, and no other page may frame this one.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'";
+
+/// The most hosts of other access points.
+const ACCESS_HOSTS_MAX: usize = 32;
 
 /// Where the page's configuration is asked for.
 const CONFIG: &str = "config.json";
@@ -32,6 +35,10 @@ struct Config {
     /// Path of `access-points`; empty: the page asks for none.
     #[serde(default)]
     access_points: String,
+    /// Hosts of access points the page may go to when its own does not answer:
+    /// `host`, `host:port`, `*.domain`, `*.domain:port`.
+    #[serde(default)]
+    access_hosts: Vec<String>,
     /// What stands below the QR picture; `{code}` is the code in it.
     #[serde(default)]
     hint: String,
@@ -79,6 +86,7 @@ struct Told<'a> {
     api: &'a str,
     login: &'a str,
     access_points: &'a str,
+    access_hosts: &'a [String],
     hint: &'a str,
     title: &'a str,
     heartbeat: u32,
@@ -88,6 +96,7 @@ struct Told<'a> {
 
 struct WebIm {
     config: Config,
+    policy: String,
 }
 
 impl Plugin for WebIm {
@@ -114,7 +123,24 @@ impl Plugin for WebIm {
                 return Err(ConfigError::new(field, seconds, "1 to 3600 seconds"));
             }
         }
-        Ok(Self { config })
+        if config.access_hosts.len() > ACCESS_HOSTS_MAX {
+            let count = config.access_hosts.len();
+            return Err(ConfigError::new("access_hosts", count, "at most 32 hosts"));
+        }
+        for (index, host) in config.access_hosts.iter().enumerate() {
+            if !is_host(host) {
+                let field = format!("access_hosts[{index}]");
+                let message = "not a host such as \"b.example.com:8443\" or \"*.example.com\"";
+                return Err(ConfigError::new(&field, format_args!("{host:?}"), message));
+            }
+        }
+        // Not every browser takes one scheme for the other; none lets a page of `https`
+        // talk to the plain ones.
+        let schemes = ["https", "wss", "http", "ws"];
+        let hosts = config.access_hosts.iter();
+        let hosts = hosts.flat_map(|host| schemes.map(|scheme| format!(" {scheme}://{host}")));
+        let policy = [POLICY.to_owned()].into_iter().chain(hosts).collect();
+        Ok(Self { config, policy })
     }
 
     fn interest(&self) -> Interest {
@@ -129,7 +155,7 @@ impl Function for WebIm {
             _ => Response::new(405).header("allow", "GET, HEAD"),
         };
         response
-            .header("content-security-policy", POLICY)
+            .header("content-security-policy", &self.policy)
             .header("x-content-type-options", "nosniff")
             .header("referrer-policy", "no-referrer")
             .header("cross-origin-opener-policy", "same-origin")
@@ -165,6 +191,7 @@ impl WebIm {
             api: &config.api,
             login: &config.login,
             access_points: &config.access_points,
+            access_hosts: &config.access_hosts,
             hint: &config.hint,
             title: &config.title,
             heartbeat: config.heartbeat,
@@ -172,6 +199,15 @@ impl WebIm {
             upgrade_after: config.upgrade_after,
         }
     }
+}
+
+/// Whether a text is a host as the page's policy takes it, with a port or without.
+fn is_host(text: &str) -> bool {
+    let host = text.strip_prefix("*.").unwrap_or(text);
+    let (name, port) = host.split_once(':').unwrap_or((host, "443"));
+    let is_name =
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte));
+    is_name && text.len() <= 253 && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 /// A file, or the word that the browser's copy is the same.

@@ -103,3 +103,26 @@ fn the_configuration_is_told_and_checked() {
     assert_eq!(error(json!({"login": ""})), "login: \"\": not a path such as \"/im\"");
     assert_eq!(error(json!({"poll_wait": 0})), "poll_wait: 0: 1 to 3600 seconds");
 }
+
+#[test]
+fn the_page_may_talk_to_the_access_points_that_are_named_and_to_no_other() {
+    let _host = Host::install();
+    let policy = |config: Value| {
+        let response = plugin(config).handle(Request::new("GET", "/chat/"));
+        field(&response, "content-security-policy").to_owned()
+    };
+    assert!(policy(json!({})).ends_with("; connect-src 'self'"));
+    let hosts = json!({"access_hosts": ["b.example.com:8443", "*.example.net"]});
+    let expected = "; connect-src 'self' https://b.example.com:8443 wss://b.example.com:8443 \
+                    http://b.example.com:8443 ws://b.example.com:8443 https://*.example.net \
+                    wss://*.example.net http://*.example.net ws://*.example.net";
+    assert!(policy(hosts.clone()).ends_with(expected));
+    let response = plugin(hosts.clone()).handle(Request::new("GET", "/chat/config.json"));
+    let told: Value = serde_json::from_slice(&response.body).expect("JSON");
+    assert_eq!(told["access_hosts"], hosts["access_hosts"]);
+    for host in ["", "*", "a b", "a;script-src *", "https://a", "a:0", "a:port", "a/b", "*.a.*"] {
+        let error = Tester::<WebIm>::new(&json!({"access_hosts": [host]}).to_string()).err();
+        let error = error.expect(host).to_string();
+        assert!(error.starts_with("access_hosts[0]: "), "{error}");
+    }
+}

@@ -152,6 +152,22 @@ const scenarios = {
   },
 };
 
+/** The page's own gateway goes away for good; another access point has the chat. */
+scenarios.elsewhere = async (stage) => {
+  const anna = await stage.person("anna");
+  await anna.logIn(1);
+  const berta = await stage.person("berta", { userAgent: "Polls" });
+  await berta.logIn(2);
+  await berta.connected("long poll");
+  await talkThrough(anna, berta, () => ask({ ask: "kill" }));
+  const { point } = await ask({ ask: "point" });
+  for (const person of [anna, berta]) {
+    await person.isTold(`does not answer; the chat goes on by ${point}.`);
+  }
+  await anna.connected(`WebSocket at ${point}`);
+  await berta.connected(`long poll at ${point}`);
+};
+
 const name = process.argv[2];
 const scenario = scenarios[name];
 assert(scenario, `there is no scenario ${name}`);

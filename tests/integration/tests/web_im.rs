@@ -22,9 +22,19 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// How many gateways lead to the service.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AccessPoints {
+    One,
+    /// The second has no page.
+    Two,
+}
+
 /// The gateway with everything the page needs, and the service behind it.
 struct Town {
     sluice: Sluice,
+    /// Another access point, where there is one.
+    other: Option<Sluice>,
     server: ImServer,
     phones: Background,
     // The listener's number, known before there is a gateway.
@@ -33,6 +43,10 @@ struct Town {
 
 impl Town {
     fn start() -> Town {
+        Self::with(AccessPoints::One)
+    }
+
+    fn with(gateways: AccessPoints) -> Town {
         let internal = Port::free();
         let qr = QrOptions {
             address: internal.loopback(),
@@ -44,30 +58,43 @@ impl Town {
         let server = ImServer::builder().line("leased", any).line("public", any).qr(qr).start();
         let (leased, public) = (server.line("leased").node(), server.line("public").node());
         let authority = Authority::new("Sluice test root");
-        let mut builder = Sluice::builder()
-            .boot("log", json!({"level": "info"}))
-            .listener("edge", json!({"tls": true}))
+        let gateway = || {
+            let builder = Sluice::builder()
+                .boot("log", json!({"level": "info"}))
+                .listener("edge", json!({"tls": true}))
+                .put("ssls", "localhost", authority.leaf(&["localhost"]).ssl(&["localhost"]))
+                .put("upstreams", "im", two_lines("tlv", &leased, &public, "tlv"))
+                .put("protos", "im", json!({"content": PROTO}))
+                .put("routes", "im", im_over_http());
+            with_transcode(builder)
+        };
+        let other = (gateways == AccessPoints::Two).then(|| {
+            let other = gateway().start();
+            wait_active(&other, "im", "leased");
+            other
+        });
+        let points: Vec<String> = other.iter().map(point_of).collect();
+        let mut builder = gateway()
             .listener("im", json!({"protocol": "tlv"}))
             .put("listeners", "internal", json!({"bind": internal.loopback()}))
-            .put("ssls", "localhost", authority.leaf(&["localhost"]).ssl(&["localhost"]))
-            .put("upstreams", "im", two_lines("tlv", &leased, &public, "tlv"))
             .put("stream_routes", "im", im_route(json!({})));
-        builder = with_transcode(builder).put("protos", "im", json!({"content": PROTO}));
         let login = json!({
             "url": "sluice-im://login#", "confirm_key": CONFIRM_KEY, "session_key": SESSION_KEY,
         });
-        let points = json!({"default": {"name": "here", "points": [{"address": leased, "upstream": "im"}]}});
+        let mut listed = vec![json!({"address": leased, "upstream": "im"})];
+        listed.extend(points.iter().map(|point| json!({"address": point})));
+        let points_config = json!({"default": {"name": "here", "points": listed}});
         let page = json!({
             "api": "/im", "login": "/chat/login", "access_points": "/chat/access-points", "title": "Sluice Chat",
             "hint": "In the terminal client: /confirm {code}",
-            "heartbeat": 2, "poll_wait": 5, "upgrade_after": 1,
+            "heartbeat": 2, "poll_wait": 5, "upgrade_after": 1, "access_hosts": points,
         });
         let modules = [
             ("qr-login", "/chat/login/*", json!({"config": login, "grants": {"kv": ["qr-login"]}})),
             (
                 "access-points",
                 "/chat/access-points",
-                json!({"config": points, "grants": {"kv": ["access-points"], "fetch": ["points.example"]}}),
+                json!({"config": points_config, "grants": {"kv": ["access-points"], "fetch": ["points.example"]}}),
             ),
             ("web-im", "/chat/*", json!({"config": page, "instance": "reuse"})),
         ];
@@ -77,9 +104,9 @@ impl Town {
                 .put("modules", name, object)
                 .put("routes", name, json!({"uri": uri, "plugins": {name: {}}}));
         }
-        let sluice = builder.put("routes", "im", im_over_http()).start();
+        let sluice = builder.start();
         wait_active(&sluice, "im", "leased");
-        Town { sluice, server, phones: Background::start(None), _internal: internal }
+        Town { sluice, other, server, phones: Background::start(None), _internal: internal }
     }
 
     /// Refuses WebSocket handshakes that fit, ahead of the route they would take.
@@ -88,7 +115,9 @@ impl Town {
             "uri": "/im", "priority": 10, "vars": vars,
             "plugins": {"fault-injection": {"abort": {"http_status": 403}}},
         });
-        self.sluice.apply("routes", "no-websocket", route);
+        for sluice in [Some(&self.sluice), self.other.as_ref()].into_iter().flatten() {
+            sluice.apply("routes", "no-websocket", route.clone());
+        }
     }
 
     /// Runs a scenario and does what it asks for.
@@ -123,6 +152,10 @@ impl Town {
             Some("confirm") => self.confirm(number("user").expect("a user"), &text("code")),
             Some("cut") => self.server.line(&text("line")).cut(),
             Some("unblock") => self.sluice.apply_removal("routes", "no-websocket"),
+            Some("kill") => {
+                self.sluice.process().kill();
+            }
+            Some("point") => return json!({"point": point_of(self.other.as_ref().expect("another one"))}),
             Some("restart") => {
                 self.sluice.process().kill();
                 self.sluice.restart();
@@ -162,6 +195,11 @@ impl Town {
     }
 }
 
+/// A gateway as the list of access points names it.
+fn point_of(sluice: &Sluice) -> String {
+    format!("localhost:{}", sluice.address("edge").port())
+}
+
 /// Waits for what a phone's own threads bring about.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -179,8 +217,10 @@ fn im_over_http() -> Value {
             "conf": {
                 "replay": ["0x0101"], "login": ["0x0101"], "safe": ["0x0320", "0x0330"], "heartbeat": "0x0001",
             },
+            // Pages of other access points come here as well.
+            "websocket": {"origins": ["*"]},
         },
-        "plugins": {"transcode": {"proto_id": "im", "commands": [
+        "plugins": {"cors": {}, "transcode": {"proto_id": "im", "commands": [
             command(0x0001, "Heartbeat", "HeartbeatReply"),
             command(0x0101, "LoginRequest", "LoginReply"),
             command(0x0301, "SendRequest", "SendReply"),
@@ -216,4 +256,11 @@ fn a_gateway_that_goes_away_in_mid_conversation_loses_and_doubles_nothing() {
     let mut town = Town::start();
     town.block_websocket(json!([["http_upgrade", "==", "websocket"], ["http_user_agent", "==", "Polls"]]));
     town.play("restart");
+}
+
+#[test]
+fn a_page_whose_access_point_is_gone_goes_on_at_the_next_and_loses_and_doubles_nothing() {
+    let mut town = Town::with(AccessPoints::Two);
+    town.block_websocket(json!([["http_upgrade", "==", "websocket"], ["http_user_agent", "==", "Polls"]]));
+    town.play("elsewhere");
 }
