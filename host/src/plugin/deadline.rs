@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::engine::TICK;
+use super::ticker::TICK;
 
 /// How many times its deadline a call may take by the clock, on a machine so
 /// busy that it gets no turn.

@@ -2,18 +2,15 @@
 //! are stopped.
 //!
 //! Calls are made on the worker's own stack, so that one costs a fraction of a
-//! microsecond. A thread raises the epoch every millisecond while there is a
-//! guest; a guest that does not come back is stopped by it. Instances come from
-//! a pool that is as large as [`PoolSize`] says and never waits: who would take
-//! the last place is refused instead.
+//! microsecond. A guest that does not come back is stopped by the epoch
+//! ([`Ticker`]). Instances come from a pool that is as large as [`PoolSize`] says
+//! and never waits: who would take the last place is refused instead.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
 use wasmtime::component::Linker;
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
 
@@ -21,9 +18,8 @@ use super::LoadError;
 use super::cache::CodeCache;
 use super::edge::EdgeEngine;
 use super::host::{self, State};
+use super::ticker::{Ticker, Ticking};
 
-/// How often the epoch rises while there is a guest.
-pub const TICK: Duration = Duration::from_millis(1);
 /// The most memory one linear memory may be given, whatever a module's limits say.
 pub const MEMORY_BYTES_MAX: usize = 256 << 20;
 /// The most entries of one table.
@@ -125,7 +121,8 @@ impl Engine {
         let plain = host::linker(&engine).map_err(failed)?;
         let waiting = host::waiting_linker(&engine).map_err(failed)?;
         let cache = options.cache_dir.as_deref().map(|folder| CodeCache::new(folder, &engine));
-        let ticker = Ticker::start(engine.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
+        let ticker = Ticker::start(engine.clone(), "sluice-epoch");
+        let ticker = ticker.map_err(|error| LoadError::Engine(error.to_string()))?;
         // Below the pool's size, so that an instance that is being given back
         // is never in the way of a new one.
         let size = (wanted - wanted / 8) as usize;
@@ -184,21 +181,13 @@ impl Engine {
 
     /// Keeps the ticker going while it is held.
     pub(super) fn tick(&self) -> Ticking {
-        Ticking::new(&self.0.ticker)
+        self.0.ticker.hold()
     }
 }
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Engine").field("instances", &self.instances()).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.ticker.users.fetch_add(1, Relaxed);
-        *self.ticker.ended.lock() = true;
-        self.ticker.wake.notify_one();
     }
 }
 
@@ -243,58 +232,6 @@ fn pool(instances: u32, scan: Enabled) -> PoolingAllocationConfig {
 /// Whether pages may be swapped out. Unknown counts as yes.
 fn has_swap() -> bool {
     std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
-}
-
-/// Raises the epoch while someone holds a [`Ticking`].
-struct Ticker {
-    users: AtomicU32,
-    ended: Mutex<bool>,
-    wake: Condvar,
-}
-
-impl Ticker {
-    fn start(engine: wasmtime::Engine) -> std::io::Result<Arc<Self>> {
-        let ticker =
-            Arc::new(Self { users: AtomicU32::new(0), ended: Mutex::new(false), wake: Condvar::new() });
-        let own = Arc::clone(&ticker);
-        std::thread::Builder::new().name("sluice-epoch".into()).spawn(move || own.run(&engine))?;
-        Ok(ticker)
-    }
-
-    fn run(&self, engine: &wasmtime::Engine) {
-        loop {
-            {
-                let mut ended = self.ended.lock();
-                while self.users.load(Relaxed) == 0 && !*ended {
-                    self.wake.wait(&mut ended);
-                }
-                if *ended {
-                    return;
-                }
-            }
-            std::thread::sleep(TICK);
-            engine.increment_epoch();
-        }
-    }
-}
-
-/// While it is held, guests are stopped at their deadline.
-pub(super) struct Ticking(Arc<Ticker>);
-
-impl Ticking {
-    fn new(ticker: &Arc<Ticker>) -> Self {
-        let held = ticker.ended.lock();
-        ticker.users.fetch_add(1, Relaxed);
-        ticker.wake.notify_one();
-        drop(held);
-        Self(Arc::clone(ticker))
-    }
-}
-
-impl Drop for Ticking {
-    fn drop(&mut self) {
-        self.0.users.fetch_sub(1, Relaxed);
-    }
 }
 
 /// The folder of compiled code under a node's cache folder.

@@ -15,8 +15,9 @@ use super::abi::{
 };
 use super::component::{Component, Made};
 use super::deadline::Look;
-use super::engine::{Place, Ticking};
+use super::engine::Place;
 use super::host::{FileAccess, HOST_CALLS_MAX, Note, Owner, State};
+use super::ticker::Ticking;
 use super::{CallError, LoadError};
 
 /// Fuel for what a guest hands to the host in one call, about its bytes.

@@ -42,6 +42,7 @@ mod module;
 mod registry;
 mod slots;
 mod stats;
+mod ticker;
 mod transcode;
 mod trial;
 mod trust;
@@ -54,7 +55,7 @@ pub use breaker::{FAILURES_MIN, OPEN_TIME, WINDOW};
 pub use collect::ModuleCollector;
 pub use comparison::Breaking;
 pub use component::{Component, Interface, Outline};
-pub use engine::{Engine, EngineOptions, MEMORY_BYTES_MAX, PoolSize, TABLE_ENTRIES_MAX, TICK, code_folder};
+pub use engine::{Engine, EngineOptions, MEMORY_BYTES_MAX, PoolSize, TABLE_ENTRIES_MAX, code_folder};
 pub use error::{CallError, LoadError};
 pub use head::HeadBuffer;
 pub use host::{
@@ -65,6 +66,7 @@ pub use limits::Limits;
 pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Told, Visit, at_once, wait};
 pub use registry::{Ended, Gap, Modules, Rollout, Running};
 pub use stats::{BREAKER_INPUT_MAX, FAILURES, Stats};
+pub use ticker::TICK;
 pub use transcode::Transcoder;
 pub use trial::{
     COMPARED_MAX, COMPARED_MIN, Lane, SHADOW_BYTES_MAX, SHADOWS_MAX, ShadowRequest, TRIAL_WINDOW, Trial,

@@ -7,16 +7,13 @@
 //! not fit, since the pool's own end would be an error in the middle of a call.
 
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::plugin::CallError;
+use crate::plugin::ticker::{Ticker, Ticking};
 
-/// How long a tick of the epoch is: the grain of deadlines and of yielding.
-pub const TICK: Duration = Duration::from_millis(1);
 /// Instances of edge functions that one node holds at a time, over all modules.
 pub const INSTANCES_MAX: u32 = 256;
 /// The most linear memory of one instance, in bytes, whatever its module says.
@@ -38,10 +35,11 @@ const RESIDENT_BYTES: usize = 4 << 20;
 pub struct EdgeEngine {
     engine: Engine,
     places: Arc<Semaphore>,
+    ticker: Arc<Ticker>,
 }
 
 impl EdgeEngine {
-    /// An engine with its pool reserved and its clock running. `swap_is_off`
+    /// An engine with its pool reserved. `swap_is_off`
     /// decides how memory is cleaned between instances: where a page can be
     /// swapped out, only dropping it is safe.
     ///
@@ -49,23 +47,18 @@ impl EdgeEngine {
     /// When the address space for the pool cannot be had.
     pub fn new(swap_is_off: bool) -> wasmtime::Result<Self> {
         let engine = Engine::new(&config(swap_is_off))?;
-        let weak = engine.weak();
-        thread::Builder::new()
-            .name("edge-clock".to_owned())
-            .spawn(move || {
-                while let Some(engine) = weak.upgrade() {
-                    engine.increment_epoch();
-                    drop(engine);
-                    thread::sleep(TICK);
-                }
-            })
-            .map_err(wasmtime::Error::new)?;
-        Ok(Self { engine, places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)) })
+        let ticker = Ticker::start(engine.clone(), "edge-epoch").map_err(wasmtime::Error::new)?;
+        Ok(Self { engine, places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)), ticker })
     }
 
     /// The engine below.
     pub(in crate::plugin) fn inner(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Has guests yield and be stopped while it is held.
+    pub(super) fn tick(&self) -> Ticking {
+        self.ticker.hold()
     }
 
     /// Room for one instance, for as long as the permit lives.

@@ -14,7 +14,7 @@ mod outgoing;
 mod state;
 
 pub use call::EdgeCall;
-pub use engine::{EdgeEngine, INSTANCES_MAX, MEMORY_BYTES_MAX, TICK};
+pub use engine::{EdgeEngine, INSTANCES_MAX, MEMORY_BYTES_MAX};
 pub use function::{Function, REUSES_MAX};
 pub(super) use function::{Prepared, Spec};
 pub(super) use outgoing::send;

@@ -11,11 +11,12 @@ use wasmtime_wasi::{WasiCtxView, WasiView};
 use wasmtime_wasi_config::WasiConfigVariables;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::engine::{EdgeEngine, TICK};
+use super::engine::EdgeEngine;
 use super::function::{Counted, Fate, Spec};
 use super::outgoing::Outgoing;
 use crate::plugin::CallError;
 use crate::plugin::host::{HOST_CALLS_MAX, State};
+use crate::plugin::ticker::{TICK, Ticking};
 
 /// Bytes of one set of header fields a guest builds, as kept in memory.
 const FIELD_BYTES_MAX: usize = 128 * 1024;
@@ -34,6 +35,7 @@ pub(in crate::plugin) struct EdgeState {
     pub(super) counted: Option<Counted>,
     /// Its place in the pool, given back when the store is dropped.
     _place: OwnedSemaphorePermit,
+    _ticking: Ticking,
 }
 
 /// A guest that computed for too long; what its trap carries.
@@ -62,6 +64,7 @@ impl EdgeState {
             ticks_max: ticks(spec.owner.limits.configure_deadline),
             counted: None,
             _place: place,
+            _ticking: engine.tick(),
         };
         let mut store = Store::new(engine.inner(), state);
         store.limiter(|state| &mut state.host);
