@@ -62,6 +62,10 @@ pub(super) enum Side {
     Response,
 }
 
+/// How late a busy worker may come back to a guest whose wait in the host is over:
+/// one that is told of a time-out is to say what becomes of its exchange.
+const BUSY_WORKER: Duration = Duration::from_millis(250);
+
 /// An instance. After an error it is good for nothing but to be dropped.
 pub(super) struct Live {
     store: Store<State>,
@@ -256,7 +260,7 @@ impl Live {
         begin(&mut self.store, deadline);
         let result = if self.waits {
             // Epochs do not interrupt a guest that waits in the host.
-            let patience = deadline + self.store.data().owner.limits.fetch_timeout;
+            let patience = deadline + self.store.data().owner.limits.fetch_timeout + BUSY_WORKER;
             let calling = function.call_async(&mut self.store, params);
             match tokio::time::timeout(patience, calling).await {
                 Ok(result) => result,
