@@ -291,5 +291,7 @@ fn the_chat_page_comes_with_its_policy_and_is_not_sent_twice() {
     let moved = get("/web-im").run();
     assert_eq!((moved.status, moved.header("location")), (308, Some("./web-im/")));
     assert_eq!(get("/web-im/none.js").run().status, 404);
-    assert_eq!(get("/web-im/").method("HEAD").run().body.len(), 0);
+    let head = get("/web-im/").method("HEAD").run();
+    assert_eq!((head.status, &head.measured["size_download"]), (200, &json!(0)), "{}", head.error);
+    assert_eq!((head.exit, head.header("content-type")), (0, page.header("content-type")));
 }

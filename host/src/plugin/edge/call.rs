@@ -264,6 +264,10 @@ impl BodyRead for EdgeCall {
                 return Poll::Ready(Err(TransferError::Malformed("body_before_its_head")));
             };
             match ready!(Pin::new(body).poll_frame(context)) {
+                // The head was the whole answer, whatever length it names: what comes
+                // behind it, or breaks there, is nobody's.
+                Some(Ok(_)) if self.length == BodyLength::None => {}
+                _ if self.length == BodyLength::None => self.end(),
                 // A guest that fails leaves its answer without an end, which looks
                 // like one.
                 None if self.fate.broke.load(Ordering::Acquire) => {
