@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::setup::{self, Needs};
-use crate::shell::{cargo, failed_targets, root, run};
+use crate::shell::{cargo, failed_targets, root, run, together};
 use crate::{boundaries, floors, fuzz, licences, plugins};
 
 /// The plugins we ship, a workspace of their own.
@@ -13,7 +13,7 @@ const PLUGINS: &str = "plugins/Cargo.toml";
 pub(crate) fn everything(long: bool) -> Result<()> {
     setup::run(Needs::Test)?;
     sources()?;
-    build()?;
+    together(build, || run(cargo(&["build", "--workspace", "--tests", "--manifest-path", PLUGINS])))?;
     plugins::build("debug")?;
     // The programs the tests start are built above; a test builds nothing.
     tests(&["--workspace", "--no-fail-fast"])?;
@@ -67,12 +67,12 @@ pub(crate) fn sources() -> Result<()> {
     boundaries::check(&root())?;
     floors::check(&root())?;
     licences::check()?;
-    let long = ["--features", "sluice-tests/long"];
-    let lints = ["clippy", "--workspace", "--all-targets", "--quiet"];
-    run(cargo(&[&lints[..], &long[..], &["--", "--deny", "warnings"]].concat()))?;
     run(cargo(&["fmt", "--all", "--manifest-path", PLUGINS, "--", "--check"]))?;
-    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--manifest-path", PLUGINS];
-    run(cargo(&[&lints[..], &["--", "--deny", "warnings"]].concat()))
+    let lints = |of: [&str; 2]| {
+        let words = ["clippy", "--workspace", "--all-targets", "--quiet", of[0], of[1]];
+        run(cargo(&[&words[..], &["--", "--deny", "warnings"]].concat()))
+    };
+    together(|| lints(["--features", "sluice-tests/long"]), || lints(["--manifest-path", PLUGINS]))
 }
 
 /// Programs and tests at once: apart, cargo would build what both depend on twice,

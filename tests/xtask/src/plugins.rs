@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
@@ -35,14 +36,12 @@ pub(crate) fn build_these(profile: &str, names: &[&str]) -> Result<()> {
 fn build_where(profile: &str, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
     let target = root().join(crate::check::target_folder());
     let sluice = target.join(profile).join("sluice");
+    let (mut rust, mut others) = (Vec::new(), Vec::new());
     for (kind, folder) in folders("plugins", "plugins")?.into_iter().chain(folders("tests/guests", "guests")?)
     {
         let name = folder.file_name().context("a plugin's folder has a name")?.to_string_lossy().into_owned();
-        if !is_wanted(&name) {
-            continue;
-        }
         let component = target.join(kind).join(format!("{name}.wasm"));
-        if is_fresh(&component, &folder)? {
+        if !is_wanted(&name) || is_fresh(&component, &folder)? {
             continue;
         }
         let (path, out) = (folder.to_string_lossy(), component.to_string_lossy());
@@ -52,8 +51,11 @@ fn build_where(profile: &str, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         // std is built once.
         build.env("SLUICE_TOOLS", target.join("guest-tools"));
         build.env("CARGO_TARGET_DIR", root().join("plugins/target"));
-        shell::run(build)?;
+        if folder.join("Cargo.toml").is_file() { rust.push(build) } else { others.push(build) }
     }
+    // Those of Rust share a target folder and wait for each other anyway.
+    let in_turn = |builds: Vec<Command>| builds.into_iter().try_for_each(shell::run);
+    shell::together(|| in_turn(rust), || in_turn(others))?;
     place_in_examples(&target.join("plugins"))
 }
 

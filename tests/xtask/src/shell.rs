@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
@@ -23,15 +24,39 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()), arguments)
 }
 
-/// Prints the command, runs it and fails with it.
+/// Prints the command, runs it, prints what it took and fails with it.
 pub(crate) fn run(mut command: Command) -> Result<()> {
     let shown = shown(&command);
     eprintln!("\u{2192} {shown}");
+    let start = Instant::now();
     let status = command.status().with_context(|| format!("cannot run {shown}"))?;
     if !status.success() {
         bail!("{shown}: {status}");
     }
+    print_taken(&shown, start);
     Ok(())
+}
+
+/// Runs two things at once, for builds that leave cores idle while they link; when
+/// both fail, the first one's error is told.
+pub(crate) fn together(
+    one: impl FnOnce() -> Result<()>,
+    other: impl FnOnce() -> Result<()> + Send,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(other);
+        let done = one();
+        let other_done = other.join().map_err(|_| anyhow!("a task panicked"))?;
+        done.and(other_done)
+    })
+}
+
+/// What takes no time is not worth a line.
+fn print_taken(shown: &str, start: Instant) {
+    let seconds = start.elapsed().as_secs();
+    if seconds > 0 {
+        eprintln!("\u{2192} {shown}: {seconds} s");
+    }
 }
 
 /// Prints the command of `cargo test` and runs it; gives the targets whose tests
@@ -41,6 +66,7 @@ pub(crate) fn failed_targets(mut command: Command) -> Result<Vec<String>> {
     let shown = shown(&command);
     eprintln!("\u{2192} {shown}");
     let mut child = command.stderr(Stdio::piped()).spawn().with_context(|| format!("cannot run {shown}"))?;
+    let start = Instant::now();
     let mut failed = Vec::new();
     for line in BufReader::new(child.stderr.take().context("no standard error")?).lines() {
         let line = line.with_context(|| format!("cannot read what {shown} says"))?;
@@ -51,6 +77,7 @@ pub(crate) fn failed_targets(mut command: Command) -> Result<Vec<String>> {
     if !status.success() && failed.is_empty() {
         bail!("{shown}: {status}");
     }
+    print_taken(&shown, start);
     Ok(failed)
 }
 
