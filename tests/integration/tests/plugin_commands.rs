@@ -171,6 +171,11 @@ fn a_case_that_differs_says_what_and_fails() {
     );
     let told = desk.ok(&["test", "guest.wasm"]);
     assert!(told.contains("2 cases passed") && told.contains("KiB"), "{told}");
+    let told = desk.ok(&["test", "guest.wasm", "--output", "json"]);
+    let told: Value = serde_json::from_str(&told).expect("JSON");
+    assert_eq!(told["cases"][1]["name"], "evil is denied");
+    assert_eq!(told["cases"][1]["passed"], true);
+    assert!(told["cases"][1]["nanoseconds"].as_f64() > Some(0.0), "{told}");
     for (case, difference) in [
         ("request: {path: /}, expect: {verdict: deny}", "odd: verdict: edit, expected deny"),
         ("request: {path: /evil}, expect: {status: 404}", "odd: status: 403, expected 404"),

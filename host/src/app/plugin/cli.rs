@@ -92,6 +92,9 @@ pub struct Test {
     /// The cases; without it `cases.yaml` in the folder, or beside the component
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
+    /// How the outcome is shown
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// Flags of `sluice plugin inspect`.

@@ -5,12 +5,14 @@ mod function;
 mod step;
 mod transcoder;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use comfy_table::{Table, presets};
+use serde::Serialize;
 
 use super::{build, cli, describe};
 use crate::plugin::{Component, Engine, EngineOptions, Limits, Plugin, PoolSize, Services, Settings};
@@ -43,45 +45,103 @@ pub(super) fn run(flags: &cli::Test) -> Result<()> {
         settings.limits = Limits::of_functions();
     }
     let plugin = Plugin::open(&code, settings, &Services::alone(folder)).map_err(failed)?;
-    println!(
-        "{}, compiled in {:.0} ms, ready in {:.1} ms",
-        describe::size(component.len()),
-        compiled.as_secs_f64() * 1000.0,
-        plugin.prepared_in().as_secs_f64() * 1000.0,
-    );
-    report(&plugin, cases.cases)
+    let report = Report {
+        size: component.len(),
+        compiled_ms: compiled.as_secs_f64() * 1e3,
+        ready_ms: plugin.prepared_in().as_secs_f64() * 1e3,
+        cases: cases.cases.into_iter().map(|case| Outcome::of(&plugin, case)).collect::<Result<_>>()?,
+    };
+    match flags.output {
+        cli::Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        cli::Output::Table => println!("{report}"),
+    }
+    report.verdict()
 }
 
-/// Runs each case, then prints a line of each.
-fn report(plugin: &Arc<Plugin>, cases: Vec<Case>) -> Result<()> {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(["", "case", "time a call", "memory"]);
-    let (mut failures, count) = (Vec::new(), cases.len());
-    for case in cases {
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// Bytes of the component.
+    size: usize,
+    compiled_ms: f64,
+    /// Until the first instance was configured.
+    ready_ms: f64,
+    cases: Vec<Outcome>,
+}
+
+/// What became of a case.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    name: String,
+    passed: bool,
+    /// How it differed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    /// A call, the mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nanoseconds: Option<f64>,
+    /// Bytes the instance has then; none of edge functions, which have one for
+    /// each call, gone with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<usize>,
+}
+
+impl Outcome {
+    fn of(plugin: &Arc<Plugin>, case: Case) -> Result<Self> {
         let name = case.name.clone();
         let step = case.step().with_context(|| format!("case {name:?}"))?;
-        match step::run(plugin, &step) {
-            Ok(()) => {
-                let spent = time(measure(plugin, &step));
-                // Edge functions have an instance for each call, gone with it.
-                let memory = match plugin.memory() {
-                    0 => String::new(),
-                    bytes => describe::size(bytes),
-                };
-                table.add_row(["ok".to_owned(), name, spent, memory]);
-            }
-            Err(error) => {
-                table.add_row(["FAILED".to_owned(), name.clone(), String::new(), String::new()]);
-                failures.push(format!("{name}: {error:#}"));
-            }
+        Ok(match step::run(plugin, &step) {
+            Ok(()) => Self {
+                name,
+                passed: true,
+                error: None,
+                nanoseconds: Some(measure(plugin, &step).as_secs_f64() * 1e9),
+                memory: Some(plugin.memory()).filter(|bytes| *bytes > 0),
+            },
+            Err(error) => Self {
+                name,
+                passed: false,
+                error: Some(format!("{error:#}")),
+                nanoseconds: None,
+                memory: None,
+            },
+        })
+    }
+}
+
+impl Report {
+    /// An error that says what differed, when something did.
+    fn verdict(&self) -> Result<()> {
+        let failures: Vec<String> = self
+            .cases
+            .iter()
+            .filter_map(|case| case.error.as_ref().map(|error| format!("{}: {error}", case.name)))
+            .collect();
+        if failures.is_empty() {
+            return Ok(());
         }
+        bail!("{} of {} cases failed:\n  {}", failures.len(), self.cases.len(), failures.join("\n  "))
     }
-    println!("{table}");
-    if failures.is_empty() {
-        println!("{count} cases passed");
-        return Ok(());
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { size, compiled_ms, ready_ms, cases } = self;
+        writeln!(f, "{}, compiled in {compiled_ms:.0} ms, ready in {ready_ms:.1} ms", describe::size(*size))?;
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_header(["", "case", "time a call", "memory"]);
+        for case in cases {
+            let verdict = if case.passed { "ok" } else { "FAILED" };
+            let spent = case.nanoseconds.map(|spent| format!("{:.1} \u{b5}s", spent / 1e3));
+            let memory = case.memory.map(describe::size);
+            table.add_row([verdict, &case.name, &spent.unwrap_or_default(), &memory.unwrap_or_default()]);
+        }
+        write!(f, "{table}")?;
+        if cases.iter().all(|case| case.passed) {
+            write!(f, "\n{} cases passed", cases.len())?;
+        }
+        Ok(())
     }
-    bail!("{} of {count} cases failed:\n  {}", failures.len(), failures.join("\n  "))
 }
 
 /// The mean time of a call of a case, which is repeated for it.
@@ -99,10 +159,6 @@ fn measure(plugin: &Arc<Plugin>, step: &cases::Step) -> Duration {
     // Calls of edge functions are counted elsewhere: one for each repeat.
     let calls = plugin.stats().calls() - calls_before;
     spent / u32::try_from(calls).unwrap_or(u32::MAX).max(repeats).max(1)
-}
-
-fn time(duration: Duration) -> String {
-    format!("{:.1} \u{b5}s", duration.as_secs_f64() * 1e6)
 }
 
 /// The component at a path, built if it is a folder of sources, and the folder.
