@@ -191,6 +191,27 @@ function _M.request()
     ngx.print(text)
 end
 
+-- Nanoseconds of this process a message takes each way, over `n` of them, and
+-- what it makes of one.
+function _M.messages()
+    ngx.req.read_body()
+    local text, n = ngx.req.get_body_data(), tonumber(ngx.var.arg_n)
+    local wire = encode(cjson.decode(text))
+    local json = cjson.encode(decode(wire))
+    local begin = os.clock()
+    for _ = 1, n do encode(cjson.decode(text)) end
+    local middle = os.clock()
+    for _ = 1, n do cjson.encode(decode(wire)) end
+    local finish = os.clock()
+    ngx.header["Content-Type"] = "application/json"
+    local answer = cjson.encode({
+        to_wire = (middle - begin) / n * 1e9, to_json = (finish - middle) / n * 1e9, json = json,
+        wire = wire:gsub(".", function(octet) return string.format("%02x", byte(octet)) end),
+    })
+    ngx.header["Content-Length"] = #answer
+    ngx.print(answer)
+end
+
 local mask_buffer = ffi.new("uint8_t[?]", 65536)
 
 local function unmask(payload, mask)

@@ -19,6 +19,8 @@ pub(crate) enum Bench {
     Plugin,
     /// JSON to frames and back, and WebSocket to frames, against nginx with Lua
     Im,
+    /// One message between JSON and protobuf: the module, the same natively, Lua
+    Messages,
     /// Memory of idle connections
     Idle,
     /// Time until five nodes on one etcd have applied a write; only when it is named
@@ -27,9 +29,22 @@ pub(crate) enum Bench {
 
 impl Bench {
     /// Those that run when none is named, in their order.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Http1, Self::Https, Self::Handshake, Self::H2, Self::Tlv, Self::Plugin, Self::Im, Self::Idle];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Http1,
+        Self::Https,
+        Self::Handshake,
+        Self::H2,
+        Self::Tlv,
+        Self::Plugin,
+        Self::Im,
+        Self::Messages,
+        Self::Idle,
+    ];
 }
+
+/// The transcoder as it is shipped; `cargo xtask plugins` builds it.
+pub(crate) const TRANSCODER: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins/transcode.wasm");
 
 /// What a client does over and over.
 #[derive(Debug, Clone, Copy)]

@@ -9,6 +9,7 @@ mod cases;
 mod fleet;
 mod idle;
 mod load;
+mod messages;
 mod origin;
 mod plugin;
 mod process;
@@ -26,6 +27,7 @@ use clap::Parser;
 
 use crate::cases::{Bench, CASES, Case, IDLE_CASES};
 use crate::load::{Bed, Outcome, Tls};
+use crate::messages::WAYS;
 use crate::origin::Origin;
 use crate::plugin::{PAIRS, Pair};
 use crate::profile::Beside;
@@ -142,6 +144,10 @@ fn run(options: &Options) -> Result<()> {
         .and_then(|()| match pairs.is_empty() {
             true => Ok(()),
             false => plugin::run(&pairs, &circumstances, &contenders, &stage, &tls, &mut lines),
+        })
+        .and_then(|()| match WAYS.iter().any(|way| is_wanted(options, Bench::Messages, way.name)) {
+            true => messages::run(&circumstances, &contenders, &stage, &mut lines),
+            false => Ok(()),
         })
         .and_then(|()| idle(options, connections, &contenders, &stage, &tls, &mut lines));
     if options.history.as_os_str() != "none" && !lines.is_empty() {

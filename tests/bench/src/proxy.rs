@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 
+use crate::cases::TRANSCODER;
 use crate::load::Bed;
 use crate::origin::Origin;
 use crate::process::{self, Tree};
@@ -278,9 +279,8 @@ fn command(
             write("conf/im.yaml", include_str!("../peers/sluice/im.yaml"))?;
             let proto = serde_json::json!({ "content": include_str!("../../../proto/im/v1/im.proto") });
             fs::write(directory.join("conf/protos/im.json"), proto.to_string())?;
-            let component = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins/transcode.wasm");
-            fs::copy(component, directory.join("conf/modules/transcode.wasm"))
-                .with_context(|| format!("{component}: `cargo xtask plugins` builds it"))?;
+            fs::copy(TRANSCODER, directory.join("conf/modules/transcode.wasm"))
+                .with_context(|| format!("{TRANSCODER}: `cargo xtask plugins` builds it"))?;
             let mut command = Command::new(path);
             command.arg("run").arg("-c").arg(boot);
             command

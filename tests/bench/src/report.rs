@@ -14,6 +14,9 @@ use crate::cases::Goal;
 use crate::load::Outcome;
 use crate::stats::{Spread, percentile};
 
+/// Contenders that no goal is for.
+const PEERS: [&str; 4] = ["nginx", "nginx-lua", "haproxy", "native"];
+
 /// Figures of one contender in one case.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Line {
@@ -79,7 +82,7 @@ pub(crate) fn print(title: &str, unit: &str, lines: &[Line], goal: Goal, is_rati
                 load.p999
             );
         }
-        let is_ours = !matches!(line.contender.as_str(), "nginx" | "haproxy");
+        let is_ours = !PEERS.contains(&line.contender.as_str());
         if is_ours {
             let value = if is_ratio { line.ratio.median } else { line.cost.median };
             let _ = write!(text, "  {}", verdict(value, goal));

@@ -12,12 +12,17 @@ use super::{HOST, Recorder, Stream};
 /// A number no double holds: it must come back digit for digit.
 const ID: &str = "9007199254740993";
 
+/// An `im.v1.SendRequest` as JSON.
+pub(crate) fn message() -> String {
+    let text = "Shall we meet at the station at half past six? I will bring the documents.";
+    format!(
+        r#"{{"to":1002,"clientMessageId":"{ID}","type":"CONTENT_TYPE_TEXT","text":"{text}","data":"AAECAwQFBgcICQ=="}}"#
+    )
+}
+
 /// Sends a message when the reply to the one before is whole.
 pub(super) async fn requests(mut stream: impl Stream, recorder: &Recorder) -> Result<()> {
-    let text = "Shall we meet at the station at half past six? I will bring the documents.";
-    let body = format!(
-        r#"{{"to":1002,"clientMessageId":"{ID}","type":"CONTENT_TYPE_TEXT","text":"{text}","data":"AAECAwQFBgcICQ=="}}"#
-    );
+    let body = message();
     let request = format!(
         "POST /im/messages HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nX-User-Id: 1001\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

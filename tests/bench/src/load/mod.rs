@@ -23,6 +23,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 pub(crate) use frames::exchange as exchange_frame;
 pub(crate) use http1::exchange as exchange_request;
+pub(crate) use im::message;
 pub(crate) use tls::Tls;
 
 use crate::cases::Load;
