@@ -19,7 +19,7 @@ mod timer;
 pub mod tls;
 
 pub use accepted::{Accepted, Drain};
-pub use buffer::{BufferLimits, BufferPool, LeasedBuffer};
+pub use buffer::{BufferLimits, BufferPool, LeasedBuffer, body_with_room, copied};
 pub use counters::{CloseReason, Counters, HandshakeFailure, ProxyHeaderFailure};
 pub use listener::{Inherited, Listener, Listeners, Outcome, Queue, SocketId, SocketName, WorkerChange};
 pub use stream::{Liveness, Stream, TcpOptions, Transport};

@@ -507,7 +507,7 @@ async fn answer<D: Downstream, U: UpstreamExchange>(
             let collected = transfer::collect_response(down, up, max, timer, bounds).await?;
             let (start, is_whole) = match collected {
                 Collected::Whole(body) => (body, true),
-                Collected::Longer(start) => (start.into(), false),
+                Collected::Longer(start) => (start, false),
             };
             if !is_whole && longer == Longer::Refuse {
                 return Err(ProxyError::Upstream(TransferError::Limit("response_over_filter_limit")));

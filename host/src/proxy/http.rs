@@ -354,7 +354,7 @@ async fn pass<D: Downstream>(
         match transfer::collect_request(down, max, longer, timer, &bounds).await? {
             transfer::Collected::Whole(body) => journey.exchange.body = Some(body),
             transfer::Collected::Longer(start) => {
-                journey.exchange.body = Some(start.into());
+                journey.exchange.body = Some(start);
                 journey.exchange.body_is_cut = true;
             }
         }

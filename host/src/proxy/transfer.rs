@@ -8,19 +8,22 @@ use std::future::poll_fn;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::config::objects::Limits;
 use crate::filter::Longer;
 use crate::message::{BodyPart, Downstream, Fields, ResponseHead, TransferError, UpstreamExchange};
-use crate::net::LazyTimer;
+use crate::net::{LazyTimer, body_with_room};
 use crate::upstream::Timeouts;
 
 use super::error::ProxyError;
 
 /// Interim responses of one exchange that are passed on; a further one breaks it.
 const INTERIM_MAX: u32 = 16;
+
+/// Room for a body before any of it has come.
+const ROOM_BYTES_MAX: usize = 64 * 1024;
 
 /// The limits of one exchange.
 pub(super) struct Bounds<'a> {
@@ -403,7 +406,7 @@ pub(super) async fn collect_response<D: Downstream, U: UpstreamExchange>(
     timer: &mut LazyTimer,
     bounds: &Bounds<'_>,
 ) -> Result<Collected, ProxyError> {
-    let mut body = Vec::new();
+    let mut body = room(None, max);
     let mut patience = Patience::new();
     poll_fn(|context| {
         loop {
@@ -413,11 +416,11 @@ pub(super) async fn collect_response<D: Downstream, U: UpstreamExchange>(
                     let count = data.len();
                     up.consume(count);
                     if body.len() > max {
-                        return Poll::Ready(Ok(Collected::Longer(std::mem::take(&mut body))));
+                        return Poll::Ready(Ok(Collected::Longer(body.split().freeze())));
                     }
                 }
                 Poll::Ready(Ok(BodyPart::End(_))) => {
-                    return Poll::Ready(Ok(Collected::Whole(std::mem::take(&mut body).into())));
+                    return Poll::Ready(Ok(Collected::Whole(body.split().freeze())));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ProxyError::Upstream(error))),
                 Poll::Pending => break,
@@ -438,7 +441,13 @@ pub(super) async fn collect_response<D: Downstream, U: UpstreamExchange>(
 pub(super) enum Collected {
     Whole(Bytes),
     /// More than the limit; the rest is still to come.
-    Longer(Vec<u8>),
+    Longer(Bytes),
+}
+
+/// What a body of which `length` is known, and at most `max` bytes are kept, begins with.
+fn room(length: Option<u64>, max: usize) -> BytesMut {
+    let length = length.and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+    body_with_room(length.min(max).min(ROOM_BYTES_MAX))
 }
 
 /// Reads the request's body whole; one that is longer is refused.
@@ -466,7 +475,7 @@ pub(super) async fn collect_request<D: Downstream>(
     if longer == Longer::Refuse && down.remaining().is_some_and(|length| length > max as u64) {
         return Err(ProxyError::BodyTooLarge(max as u64));
     }
-    let mut body = Vec::new();
+    let mut body = room(down.remaining(), max);
     let mut patience = Patience::new();
     poll_fn(|context| {
         loop {
@@ -480,14 +489,14 @@ pub(super) async fn collect_request<D: Downstream>(
                         let count = max - body.len();
                         body.extend_from_slice(&data[..count]);
                         down.consume(count);
-                        return Poll::Ready(Ok(Collected::Longer(std::mem::take(&mut body))));
+                        return Poll::Ready(Ok(Collected::Longer(body.split().freeze())));
                     }
                     body.extend_from_slice(data);
                     let count = data.len();
                     down.consume(count);
                 }
                 Poll::Ready(Ok(BodyPart::End(_))) => {
-                    return Poll::Ready(Ok(Collected::Whole(std::mem::take(&mut body).into())));
+                    return Poll::Ready(Ok(Collected::Whole(body.split().freeze())));
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ProxyError::Client(error))),
                 Poll::Pending => break,

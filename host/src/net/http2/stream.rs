@@ -7,6 +7,7 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::convert;
 use crate::message::{BodyLength, BodyPart, Fields, TransferError};
+use crate::net::copied;
 
 /// The most bytes handed to `h2` in one DATA frame: the frame size every peer
 /// takes, RFC 9113 §4.2.
@@ -118,7 +119,7 @@ impl Outgoing {
         }
         let count = wanted.min(self.stream.capacity());
         let last = self.remaining == Some(count as u64);
-        self.stream.send_data(Bytes::copy_from_slice(&data[..count]), last).map_err(transfer_error)?;
+        self.stream.send_data(copied(&data[..count]), last).map_err(transfer_error)?;
         self.remaining = self.remaining.map(|remaining| remaining - count as u64);
         self.finished = last;
         self.sent += count as u64;

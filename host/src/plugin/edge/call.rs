@@ -25,6 +25,7 @@ use crate::message::{
 
 use super::function::{Fate, Instances, Place, Ties};
 use super::state::DeadlinePassed;
+use crate::net::copied;
 use crate::plugin::stats::Health;
 use crate::plugin::{CallError, LoadError};
 
@@ -309,7 +310,7 @@ impl BodyWrite for EdgeCall {
         // A function that reads no further has dropped its end.
         ready!(upload.poll_reserve(context)).map_err(|_| TransferError::Closed)?;
         let count = data.len().min(PIECE_BYTES_MAX);
-        let piece = Ok(Frame::data(Bytes::copy_from_slice(&data[..count])));
+        let piece = Ok(Frame::data(copied(&data[..count])));
         upload.send_item(piece).map_err(|_| TransferError::Closed)?;
         self.moved.sent += count as u64;
         Poll::Ready(Ok(count))
