@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 
 use crate::{ConfigError, Interest};
 
-/// A plugin: made of its configuration, once an instance.
+/// A plugin: made of its configuration, once an instance. Where each exchange has an
+/// instance of its own, it is made once for all of them, and each begins with a copy.
 ///
 /// The traits beside this one say what it does; [`export!`](crate::export) names
 /// those it implements.

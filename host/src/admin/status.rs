@@ -402,6 +402,10 @@ pub struct RunningStatus {
     pub breaker_open: bool,
     /// Milliseconds it took to try it out.
     pub prepared_in_ms: u64,
+    /// Whether new instances, one for each exchange, begin configured.
+    pub image: bool,
+    /// Why they do not.
+    pub no_image: Option<String>,
     /// Since when it is ready.
     #[serde(flatten)]
     pub since: Since,

@@ -163,6 +163,8 @@ fn running_status(plugin: &Plugin) -> RunningStatus {
         failures: failures.map(|(kind, count)| ((*kind).to_owned(), count)).collect(),
         breaker_open: plugin.is_broken(),
         prepared_in_ms: plugin.prepared_in().as_millis() as u64,
+        image: plugin.image().is_some_and(|image| image.is_ok()),
+        no_image: plugin.image().and_then(|image| image.err().map(str::to_owned)),
         since: since_of(plugin.since()),
     }
 }

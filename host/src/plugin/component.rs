@@ -127,7 +127,21 @@ impl Component {
         if is_function(bytes) {
             return Self::function(engine, bytes, digest);
         }
-        let code = compile(engine.wasmtime(), engine.cache(), bytes, &digest)?;
+        Self::plugin(engine, engine.cache(), bytes, digest)
+    }
+
+    /// Compiles a plugin of which nothing is to be left on the disk.
+    pub(super) fn compile_unkept(engine: &Engine, bytes: &[u8]) -> Result<Arc<Self>, LoadError> {
+        Self::plugin(engine, None, bytes, Digest::of(bytes))
+    }
+
+    fn plugin(
+        engine: &Engine,
+        cache: Option<&CodeCache>,
+        bytes: &[u8],
+        digest: Digest,
+    ) -> Result<Arc<Self>, LoadError> {
+        let code = compile(engine.wasmtime(), cache, bytes, &digest)?;
         let outline = outline(&code, bytes.len(), digest);
         let waits = check_imports(&outline)?;
         let exports = find_exports(&code);

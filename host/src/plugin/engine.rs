@@ -27,7 +27,7 @@ pub const TABLE_ENTRIES_MAX: usize = 20_000;
 /// Core instances, memories and tables of one component; interpreters for
 /// JavaScript and Python need 8 and 38 core instances.
 const CORE_INSTANCES_MAX: u32 = 48;
-const MEMORIES_MAX: u32 = 4;
+pub(super) const MEMORIES_MAX: u32 = 4;
 const TABLES_MAX: u32 = 16;
 /// Stack of a guest. Workers have two MiB of their own.
 const STACK_BYTES: usize = 512 << 10;

@@ -48,6 +48,9 @@ pub enum LoadError {
     /// A call while it was tried out failed.
     #[error("fails when it is tried out: {0}")]
     Tried(CallError),
+    /// It cannot be kept as it is once it is configured.
+    #[error("has no image of its configured state: {0}")]
+    NoImage(String),
     /// Its interest makes no sense.
     #[error("asks for what it cannot have: {0}")]
     Interest(String),

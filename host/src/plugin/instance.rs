@@ -69,6 +69,7 @@ const BUSY_WORKER: Duration = Duration::from_millis(250);
 /// An instance. After an error it is good for nothing but to be dropped.
 pub(super) struct Live {
     store: Store<State>,
+    linked: Linked,
     functions: Functions,
     waits: bool,
     /// Calls until it is replaced by a new one.
@@ -84,6 +85,18 @@ impl Live {
         owner: &Arc<Owner>,
         config: &Arc<Config>,
     ) -> Result<(Self, Interest), LoadError> {
+        let mut live = Self::instantiate(component, owner).await?;
+        live.store.data_mut().files = Some(Box::new(FileAccess::of(config)));
+        let configure: Typed<Configure<'_>> = live.functions.configure;
+        let answer = live.call(configure, (&config.text,), owner.limits.configure_deadline).await;
+        live.store.data_mut().files = None;
+        let (answer,) = answer.map_err(LoadError::Tried)?;
+        let interest = answer.map_err(|text| LoadError::Refused(shorten(&text)))?;
+        Ok((live, interest))
+    }
+
+    /// Instantiates a component, which may be an image: then it is configured.
+    pub(super) async fn instantiate(component: &Component, owner: &Arc<Owner>) -> Result<Self, LoadError> {
         let place = component.engine.take_place().ok_or(LoadError::Tried(CallError::Busy))?;
         let ticking = component.engine.tick();
         let mut store = Store::new(component.engine.wasmtime(), State::new(Arc::clone(owner)));
@@ -95,8 +108,7 @@ impl Live {
                 Look::Again(ticks) => UpdateDeadline::Continue(ticks),
             })
         });
-        let deadline = owner.limits.configure_deadline;
-        begin(&mut store, deadline);
+        begin(&mut store, owner.limits.configure_deadline);
         let Made::Plugin(pre) = &component.made else {
             return Err(LoadError::Invalid("is an edge function, which is called as a whole".to_owned()));
         };
@@ -107,15 +119,33 @@ impl Live {
         let linked = linked.map_err(|error| LoadError::Tried(explain(&store, &error)))?;
         let functions = functions(&mut store, &linked, component)?;
         let waits = component.waits;
-        let mut live =
-            Self { store, functions, waits, calls_left: u32::MAX, _place: place, _ticking: ticking };
-        live.store.data_mut().files = Some(Box::new(FileAccess::of(config)));
-        let configure: Typed<Configure<'_>> = live.functions.configure;
-        let answer = live.call(configure, (&config.text,), deadline).await;
-        live.store.data_mut().files = None;
-        let (answer,) = answer.map_err(LoadError::Tried)?;
-        let interest = answer.map_err(|text| LoadError::Refused(shorten(&text)))?;
-        Ok((live, interest))
+        Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place, _ticking: ticking })
+    }
+
+    /// Lets it have more memory than its module's limit says.
+    pub(super) fn allow_memory(&mut self, bytes: usize) {
+        self.store.data_mut().memory.max += bytes;
+    }
+
+    /// Calls a function that has no parameters, by its name, and looks at what it
+    /// gives while the instance holds it.
+    pub(super) async fn read<R, T>(
+        &mut self,
+        interface: &str,
+        name: &str,
+        look: impl FnOnce(&Store<State>, R) -> T,
+    ) -> Result<T, CallError>
+    where
+        R: Lift + Send + Sync + 'static,
+    {
+        let linked = self.linked;
+        let exported = linked.get_export_index(&mut self.store, None, interface).ok_or_else(absent)?;
+        let index = linked.get_export_index(&mut self.store, Some(&exported), name).ok_or_else(absent)?;
+        let function: TypedFunc<(), (R,)> =
+            linked.get_typed_func(&mut self.store, index).map_err(|error| explain(&self.store, &error))?;
+        let deadline = self.store.data().owner.limits.configure_deadline;
+        let (read,) = self.call(function, (), deadline).await?;
+        Ok(look(&self.store, read))
     }
 
     /// Bytes of linear memory it has.

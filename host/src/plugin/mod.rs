@@ -10,9 +10,10 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let engine = Engine::new(&EngineOptions::default())?;
-//! let component = Component::compile(&engine, &std::fs::read("hello.wasm")?)?;
+//! let bytes = std::fs::read("hello.wasm")?;
+//! let component = Component::compile(&engine, &bytes)?;
 //! let settings = Settings::new("hello", serde_json::json!({"greeting": "hello"}));
-//! let plugin = Plugin::open(&component, settings, &Services::alone(".".into()))?;
+//! let plugin = Plugin::open(&component, settings, &Services::alone(".".into()), &|| Ok(bytes.clone()))?;
 //! let mut visit = Visit::default();
 //! let head = Head { bytes: b"GEThttplocalhost/127.0.0.1", spans: &[0, 3, 3, 4, 7, 9, 16, 1, 17, 9] };
 //! let (verdict, notes) = wait(plugin.request_head(&mut visit, head, true));
@@ -36,6 +37,7 @@ mod engine;
 mod error;
 mod head;
 mod host;
+mod image;
 mod instance;
 mod limits;
 mod module;
@@ -63,7 +65,7 @@ pub use host::{
     NOTE_LENGTH_MAX, NOTES_MAX, NodeHealth, Note, Services,
 };
 pub use limits::Limits;
-pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Told, Visit, at_once, wait};
+pub use module::{BODY_BYTES_MAX, Mode, OnFailure, Plugin, Settings, Source, Told, Visit, at_once, wait};
 pub use registry::{Ended, Gap, Modules, Rollout, Running};
 pub use stats::{BREAKER_INPUT_MAX, FAILURES, Stats};
 pub use ticker::TICK;

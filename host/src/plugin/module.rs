@@ -22,6 +22,7 @@ use super::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict, Interest, 
 use super::component::{Component, Interface, Made};
 use super::edge::{Function, Spec};
 use super::host::{Lines, Note, Owner, Services};
+use super::image;
 use super::instance::{Config, Live, Side, shorten};
 use super::limits::Limits;
 use super::slots::{Slot, Slots};
@@ -110,6 +111,9 @@ pub struct Plugin {
     interest: Interest,
     /// Of an edge function: what is called, in place of all others.
     function: Option<Function>,
+    /// What instances of exchanges of their own are made of; or why they are
+    /// configured one by one.
+    image: Option<Result<Arc<Component>, String>>,
     slots: Slots,
     /// Instances of exchanges of their own.
     alone: Arc<AtomicUsize>,
@@ -166,13 +170,17 @@ pub(super) fn on_a_runtime<T>(future: impl Future<Output = Result<T, LoadError>>
     }
 }
 
+/// Gives the bytes of a component, or says why it cannot.
+pub type Source<'a> = &'a dyn Fn() -> Result<Vec<u8>, String>;
+
 /// A verdict, and what the guest noted on the way.
 pub type Told<T> = (Result<T, CallError>, Vec<Note>);
 
 impl Plugin {
     /// Tries a component out with its settings: imports against grants, an
-    /// instance, `configure`, and a call of each kind it wants. Blocks for as
-    /// long as that takes.
+    /// instance, `configure`, and a call of each kind it wants. Where each exchange
+    /// gets an instance, makes the image these begin with; `source` gives the
+    /// component's bytes for it. Blocks for as long as that takes.
     ///
     /// # Errors
     /// Says why it cannot be used.
@@ -180,6 +188,7 @@ impl Plugin {
         component: &Arc<Component>,
         settings: Settings,
         services: &Arc<Services>,
+        source: Source<'_>,
     ) -> Result<Arc<Self>, LoadError> {
         let opened = Instant::now();
         check_grants(component, &settings)?;
@@ -205,6 +214,7 @@ impl Plugin {
                 on_failure: settings.on_failure,
                 interest: Interest::none(),
                 function: Some(function),
+                image: None,
                 slots: Slots::new(0),
                 alone: Arc::default(),
                 health,
@@ -224,9 +234,9 @@ impl Plugin {
             try_out(&mut live, &interest).await.map_err(LoadError::Tried)?;
             Ok::<_, LoadError>((interest, is_quick, live))
         })?;
-        let slots = match settings.mode {
-            Mode::Reuse => settings.slots.clamp(1, owner.limits.concurrency.max(1)),
-            Mode::Fresh => 0,
+        let (slots, image) = match settings.mode {
+            Mode::Reuse => (settings.slots.clamp(1, owner.limits.concurrency.max(1)), None),
+            Mode::Fresh => (0, Some(make_image(component, source, &owner, &config, &interest)?)),
         };
         let plugin = Self {
             component: Arc::clone(component),
@@ -235,6 +245,7 @@ impl Plugin {
             on_failure: settings.on_failure,
             interest,
             function: None,
+            image,
             slots: Slots::new(slots),
             alone: Arc::default(),
             health,
@@ -294,6 +305,13 @@ impl Plugin {
     #[must_use]
     pub fn function(&self) -> Option<&Function> {
         self.function.as_ref()
+    }
+
+    /// Whether the instances of exchanges of their own begin configured, or why
+    /// they do not; nothing where instances are used again.
+    #[must_use]
+    pub fn image(&self) -> Option<Result<(), &str>> {
+        self.image.as_ref().map(|image| image.as_ref().map(|_| ()).map_err(String::as_str))
     }
 
     /// What has been counted of its calls.
@@ -531,7 +549,10 @@ impl Plugin {
     }
 
     async fn start(&self) -> Result<Live, LoadError> {
-        let (mut live, _) = Live::start(&self.component, &self.owner, &self.config).await?;
+        let mut live = match &self.image {
+            Some(Ok(image)) => Live::instantiate(image, &self.owner).await?,
+            _ => Live::start(&self.component, &self.owner, &self.config).await?.0,
+        };
         live.calls_left = super::slots::calls_of_a_life();
         Ok(live)
     }
@@ -628,6 +649,39 @@ pub fn at_once<T>(future: impl Future<Output = Told<T>>) -> Told<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(told) => told,
         Poll::Pending => (Err(CallError::Waits), Vec::new()),
+    }
+}
+
+/// The image of a component, tried out as the component was; or why there is none.
+///
+/// # Errors
+/// There is no place for an instance at this moment.
+fn make_image(
+    component: &Component,
+    source: Source<'_>,
+    owner: &Arc<Owner>,
+    config: &Arc<Config>,
+    interest: &Interest,
+) -> Result<Result<Arc<Component>, String>, LoadError> {
+    let made = source().map_err(LoadError::NoImage).and_then(|bytes| {
+        let image = image::bake(component, &bytes, owner, config)?;
+        wait(async {
+            let mut live = Live::instantiate(&image, owner).await?;
+            try_out(&mut live, interest).await.map_err(LoadError::Tried)
+        })?;
+        Ok(image)
+    });
+    match made {
+        Ok(image) => Ok(Ok(image)),
+        Err(error @ LoadError::Tried(CallError::Busy)) => Err(error),
+        Err(error) => {
+            let reason = shorten(&match error {
+                LoadError::NoImage(why) => why,
+                other => format!("its image {other}"),
+            });
+            tracing::info!(module = %owner.module, reason, "each new instance of a module is configured");
+            Ok(Err(reason))
+        }
     }
 }
 

@@ -601,7 +601,8 @@ impl Modules {
                 let _permit = permit;
                 let component = component(&engine, &*blobs, &components, &version.digest)?;
                 let settings = settings(&object, &version, config, slots, component.is_function());
-                Plugin::open(&component, settings, &services).map_err(failure)
+                let source = || blobs.read(&version.digest, COMPONENT_BYTES_MAX);
+                Plugin::open(&component, settings, &services, &source).map_err(failure)
             });
             let outcome = work.await.unwrap_or_else(|error| {
                 Err(Failure { why: format!("its preparation broke off: {error}"), is_passing: false })

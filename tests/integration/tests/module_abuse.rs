@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 use sluice_harness::guest::{Guest, phases, verdict, write_whole};
 use sluice_harness::{Curl, HttpEcho, Reply, Sluice, SluiceBuilder, SteadyLoad, eventually};
+use sluice_tests::im::component;
 
 /// A gateway with the module `guest` on the route `/guarded*`, and none on others.
 fn gateway(origin: &HttpEcho, guest: &Guest, object: Value) -> SluiceBuilder {
@@ -201,6 +202,104 @@ fn nothing_of_one_exchange_is_left_for_another_where_instances_are_fresh() {
     // The guest does find what is left where instances are used again.
     sluice.put("modules", "guest", json!({"instance": "reuse"}));
     eventually("what was left is found", || (get(&sluice, "/guarded").status == 403).then_some(()));
+}
+
+/// Counts how often it is configured, and denies where that has left no trace or
+/// another exchange has.
+fn counting(more: &str) -> Guest {
+    let (deny, mark) = (verdict::DENY, verdict::MARK);
+    let functions = format!(
+        r#"(import "sluice:plugin/metrics@0.1.0" "add" (func $count (param i32 i32 i64)))
+           (global $configured (mut i32) (i32.const 0))
+           (data (i32.const 12000) "configured") {more}"#
+    );
+    Guest::new("one")
+        .import("sluice:plugin/metrics@0.1.0", &functions)
+        .on_configure(
+            "(call $count (i32.const 12000) (i32.const 10) (i64.const 1))
+             (global.set $configured (i32.const 7))
+             (i32.store (i32.const 20000) (i32.const 7))",
+        )
+        .on_head(&format!(
+            "(if (i32.ne (global.get $configured) (i32.const 7)) (then (return (i32.const {deny}))))
+             (if (i32.ne (i32.load (i32.const 20000)) (i32.const 7)) (then (return (i32.const {deny}))))
+             (global.set $configured (i32.const 8))
+             (i32.store (i32.const 20000) (i32.const 8))
+             (i32.const {mark})"
+        ))
+}
+
+/// How often the guest was configured by 20 requests that it let pass.
+fn configured_by_requests(sluice: &Sluice) -> f64 {
+    let labels = [("module", "guest"), ("name", "configured")];
+    let count = || sluice.metrics().count("sluice_module_counter_total", &labels);
+    let before = count();
+    assert!(before > 0.0, "it counts");
+    for _ in 0..20 {
+        assert_eq!(get(sluice, "/guarded").status, 200);
+    }
+    count() - before
+}
+
+#[test]
+fn fresh_instances_begin_configured() {
+    let origin = HttpEcho::start("origin");
+    // As much memory as it begins with.
+    let object = json!({"instance": "fresh", "limits": {"memory_max": "128KiB"}});
+    let sluice = gateway(&origin, &counting(""), object).start();
+    let running = &module_status(&sluice)["running"][0];
+    assert_eq!((&running["image"], &running["no_image"]), (&json!(true), &Value::Null), "{running}");
+    assert_eq!(configured_by_requests(&sluice), 0.0);
+}
+
+#[test]
+fn what_has_no_image_is_configured_for_each_exchange_and_says_why() {
+    let origin = HttpEcho::start("origin");
+    let table = "(table $own 1 funcref) (elem declare func $start)
+        (func $swap (table.set $own (i32.const 0) (ref.func $start)))";
+    let sluice = gateway(&origin, &counting(table), json!({"instance": "fresh"})).start();
+    let running = &module_status(&sluice)["running"][0];
+    let why = running["no_image"].as_str().unwrap_or_default();
+    assert!(running["image"] == json!(false) && why.contains("table.set"), "{running}");
+    assert_eq!(configured_by_requests(&sluice), 20.0);
+}
+
+#[test]
+fn a_plugin_made_with_the_sdk_begins_configured() {
+    let origin = HttpEcho::start("origin");
+    let sluice = Sluice::builder()
+        .listener("edge", json!({}))
+        .put("upstreams", "origin", json!({"nodes": {origin.node(): 1}}))
+        .put("routes", "one", json!({"uri": "/one", "upstream_id": "origin", "plugins": {"hello": {}}}))
+        .put(
+            "routes",
+            "two",
+            json!({"uri": "/two", "upstream_id": "origin", "plugins": {"hello": {"greeting": "two"}}}),
+        )
+        .bytes("modules/hello.wasm", &component("hello-rust"))
+        .put("modules", "hello", json!({"instance": "fresh", "config": {"greeting": "one"}}))
+        .start();
+    let running = module_status(&sluice)["running"].clone();
+    let with_image = running.as_array().into_iter().flatten().filter(|one| one["image"] == json!(true));
+    assert_eq!(with_image.count(), 2, "{running}");
+    for greeting in ["one", "two", "one", "two"] {
+        let seen = get(&sluice, &format!("/{greeting}")).seen();
+        let hello = seen.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("x-hello"));
+        assert_eq!(hello.map(|(_, value)| value.as_str()), Some(greeting));
+    }
+}
+
+#[test]
+fn a_module_that_waits_begins_configured_too() {
+    let (origin, service) = (HttpEcho::start("origin"), HttpEcho::start("service"));
+    let url = format!("http://{}/", service.node());
+    let guest = fetching(&url).on_evil(&asking(&url));
+    let object = json!({"instance": "fresh", "grants": {"fetch": [service.node()]}});
+    let sluice = gateway(&origin, &guest, object).start();
+    let running = &module_status(&sluice)["running"][0];
+    assert_eq!(running["image"], json!(true), "{running}");
+    assert_eq!(get(&sluice, "/guarded?q=evil").status, 200);
+    assert_eq!(service.seen().len(), 1, "it asked the service");
 }
 
 #[test]

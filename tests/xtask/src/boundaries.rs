@@ -35,6 +35,7 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("ureq", &["admin/", "app/"]),
     ("wasmtime", &["plugin/"]),
     ("wasmtime_wasi", &["plugin/"]),
+    ("wasmtime_wizer", &["plugin/"]),
     ("wit_component", &["app/plugin/"]),
     ("wit_parser", &["app/plugin/"]),
     ("x509_parser", &["net/tls/"]),

@@ -10,7 +10,8 @@ fn tried(bytes: &[u8]) -> LoadError {
     let engine = Engine::new(&options).expect("the engine runs here");
     let component = Component::compile(&engine, bytes).expect("the component is sound");
     let settings = Settings::new("hollow", serde_json::json!({}));
-    Plugin::open(&component, settings, &Services::alone(".".into())).expect_err("every call is a trap")
+    Plugin::open(&component, settings, &Services::alone(".".into()), &|| Ok(bytes.to_vec()))
+        .expect_err("every call is a trap")
 }
 
 fn names() -> Vec<&'static str> {

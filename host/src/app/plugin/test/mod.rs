@@ -44,7 +44,8 @@ pub(super) fn run(flags: &cli::Test) -> Result<()> {
     if code.is_function() {
         settings.limits = Limits::of_functions();
     }
-    let plugin = Plugin::open(&code, settings, &Services::alone(folder)).map_err(failed)?;
+    let plugin =
+        Plugin::open(&code, settings, &Services::alone(folder), &|| Ok(component.clone())).map_err(failed)?;
     let report = Report {
         size: component.len(),
         compiled_ms: compiled.as_secs_f64() * 1e3,
