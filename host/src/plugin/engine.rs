@@ -35,6 +35,9 @@ const STACK_BYTES: usize = 512 << 10;
 const FIBER_BYTES: usize = 1 << 20;
 /// Bytes of a used memory that stay resident for its next instance.
 const KEPT_RESIDENT: usize = 4 << 20;
+/// The same of a table. Giving its pages back to the kernel stops the other threads'
+/// cores for a moment, at the end of each instance.
+pub(super) const TABLE_KEPT_RESIDENT: usize = 64 << 10;
 
 /// How many instances there may be at one time.
 #[derive(Debug, Clone, Copy)]
@@ -222,7 +225,9 @@ fn pool(instances: u32, scan: Enabled) -> PoolingAllocationConfig {
         .table_elements(TABLE_ENTRIES_MAX)
         .max_memory_size(MEMORY_BYTES_MAX);
     if scan == Enabled::Yes {
-        pool.pagemap_scan(scan).linear_memory_keep_resident(KEPT_RESIDENT);
+        pool.pagemap_scan(scan)
+            .linear_memory_keep_resident(KEPT_RESIDENT)
+            .table_keep_resident(TABLE_KEPT_RESIDENT);
     } else {
         pool.decommit_batch_size(64);
     }

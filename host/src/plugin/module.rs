@@ -553,7 +553,9 @@ impl Plugin {
             Some(Ok(image)) => Live::instantiate(image, &self.owner).await?,
             _ => Live::start(&self.component, &self.owner, &self.config).await?.0,
         };
-        live.calls_left = super::slots::calls_of_a_life();
+        if self.mode == Mode::Reuse {
+            live.calls_left = super::slots::calls_of_a_life();
+        }
         Ok(live)
     }
 

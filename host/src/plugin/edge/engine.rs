@@ -12,6 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 use crate::plugin::CallError;
+use crate::plugin::engine::TABLE_KEPT_RESIDENT;
 use crate::plugin::ticker::{Ticker, Ticking};
 
 /// Instances of edge functions that one node holds at a time, over all modules.
@@ -85,7 +86,9 @@ fn config(swap_is_off: bool) -> Config {
         .max_memory_size(MEMORY_BYTES_MAX)
         .table_elements(TABLE_ELEMENTS_MAX);
     if swap_is_off {
-        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(RESIDENT_BYTES);
+        pool.pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(RESIDENT_BYTES)
+            .table_keep_resident(TABLE_KEPT_RESIDENT);
     } else {
         pool.pagemap_scan(Enabled::No).decommit_batch_size(64);
     }
