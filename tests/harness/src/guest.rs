@@ -7,6 +7,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use wasm_encoder::{ComponentSection, CustomSection};
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve};
 
@@ -390,6 +391,15 @@ pub fn hollow(interfaces: &[&str], change: Option<(&str, &str)>) -> Vec<u8> {
         .expect("the module fits its world");
     let mut encoder = ComponentEncoder::default().module(&module).expect("it exports what its world says");
     encoder.encode().expect("it becomes a component")
+}
+
+/// A component with a custom section of its own: its digest is another, and it does
+/// the same.
+pub fn with_section(component: &[u8], name: &str, content: &[u8]) -> Vec<u8> {
+    let mut bytes = component.to_vec();
+    let section = CustomSection { name: name.into(), data: content.into() };
+    section.append_to_component(&mut bytes);
+    bytes
 }
 
 /// Writes a file beside its place and moves it there.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Output, Stdio};
 
 use serde_json::{Value, json};
-use sluice_harness::guest::Guest;
+use sluice_harness::guest::{Guest, with_section};
 use sluice_harness::{Curl, Etcd, HttpEcho, Sluice, SluiceBuilder, eventually};
 use sluice_tests::admin::{ADMIN_KEY, VIEWER_KEY, ask, call, expect, on_both_stores, with_keys};
 use tempfile::TempDir;
@@ -83,19 +83,7 @@ fn large(component: &[u8]) -> Vec<u8> {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     });
-    let mut section = vec![5];
-    section.extend_from_slice(b"noise");
-    section.extend(noise.take(600 << 10));
-    let mut bytes = component.to_vec();
-    bytes.push(0);
-    let mut length = section.len();
-    while length >= 0x80 {
-        bytes.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
-    bytes.extend(section);
-    bytes
+    with_section(component, "noise", &noise.take(600 << 10).collect::<Vec<u8>>())
 }
 
 /// A listener and a route with the module `guest`, through the Admin API.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use sluice_harness::guest::with_section;
 use sluice_harness::{Etcd, Sluice};
 
 use super::{POLL_INTERVAL, answer_of, answering, print};
@@ -68,20 +69,9 @@ pub(super) fn run(etcd: &Etcd, nodes: &[Sluice]) -> Result<()> {
 
 /// A component with a section of its own, so that its digest is another.
 fn version(base: &[u8], number: usize) -> Vec<u8> {
-    let mut section = vec![6];
-    section.extend_from_slice(b"number");
-    section.extend_from_slice(number.to_string().as_bytes());
-    section.resize(section.len().max(BYTES.saturating_sub(base.len())), 0);
-    let mut bytes = base.to_vec();
-    bytes.push(0);
-    let mut length = section.len();
-    while length >= 0x80 {
-        bytes.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    bytes.push(length as u8);
-    bytes.extend(section);
-    bytes
+    let mut content = number.to_string().into_bytes();
+    content.resize(content.len().max(BYTES.saturating_sub(base.len())), 0);
+    with_section(base, "number", &content)
 }
 
 /// Runs a command; gives the time until every node says that a version serves.
