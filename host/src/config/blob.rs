@@ -70,12 +70,6 @@ pub enum BlobError {
     Packed(String),
 }
 
-/// The SHA-256 of bytes, in hexadecimal.
-#[must_use]
-pub fn digest_of(bytes: &[u8]) -> String {
-    Digest::of(bytes).hex()
-}
-
 /// The name of a piece of the component with this digest; none for what is no digest.
 #[must_use]
 pub fn piece_name(hex: &str, number: u32) -> Option<RecordName> {
@@ -180,7 +174,7 @@ pub fn join(pieces: &[Vec<u8>], hex: &str, max: usize) -> Result<Vec<u8>, BlobEr
         return Err(BlobError::Missing { missing: there.min(count), count });
     }
     let whole = unpack(&packed, max.min(COMPONENT_BYTES_MAX))?;
-    let found = digest_of(&whole);
+    let found = Digest::of(&whole).hex();
     if found == hex { Ok(whole) } else { Err(BlobError::OtherDigest(found)) }
 }
 
@@ -218,14 +212,18 @@ mod tests {
             let pieces = split(&bytes).unwrap();
             assert!(pieces.iter().all(|piece| piece.len() <= PIECE_BYTES_MAX));
             assert_eq!(pieces, split(&bytes).unwrap(), "the same pieces every time");
-            assert_eq!(join(&pieces, &digest_of(&bytes), COMPONENT_BYTES_MAX).unwrap(), bytes, "{length}");
+            assert_eq!(
+                join(&pieces, &Digest::of(&bytes).hex(), COMPONENT_BYTES_MAX).unwrap(),
+                bytes,
+                "{length}"
+            );
         }
     }
 
     #[test]
     fn pieces_that_are_missing_swapped_mixed_or_damaged_are_told_apart() {
         let bytes = component(3 * PIECE_BYTES_MAX);
-        let hex = digest_of(&bytes);
+        let hex = Digest::of(&bytes).hex();
         let pieces = split(&bytes).unwrap();
         let other = split(&component(2 * PIECE_BYTES_MAX)).unwrap();
         let fault = |pieces: &[Vec<u8>]| join(pieces, &hex, COMPONENT_BYTES_MAX).unwrap_err().to_string();
@@ -252,13 +250,13 @@ mod tests {
         let bomb = vec![0; 10_000_000];
         let pieces = split(&bomb).unwrap();
         assert!(pieces[0].len() < 10_000);
-        let refused = join(&pieces, &digest_of(&bomb), 1_000_000);
+        let refused = join(&pieces, &Digest::of(&bomb).hex(), 1_000_000);
         assert_eq!(refused, Err(BlobError::TooLarge(1_000_001)));
     }
 
     #[test]
     fn only_a_digest_names_a_piece() {
-        let hex = digest_of(b"");
+        let hex = Digest::of(b"").hex();
         assert_eq!(piece_name(&hex, 7).unwrap().to_string(), format!("blobs/sha256-{hex}/7"));
         for wrong in ["", "../..", &hex[1..], &hex.to_uppercase()] {
             assert!(piece_name(wrong, 0).is_none(), "{wrong}");

@@ -106,7 +106,7 @@ pub(super) fn push(flags: &cli::Push) -> Result<()> {
     }
     // Before anything is sent.
     let gone = place(&mut held, &version, entry, flags)?;
-    let (sent, count) = send(&client, &component)?;
+    let (sent, count) = send(&client, &component, &description.digest)?;
     held.write(&client, &flags.name)?;
     for digest in gone {
         // Another module may name it, or it was never sent in pieces.
@@ -191,8 +191,8 @@ fn place(held: &mut Held, version: &str, mut entry: Value, flags: &cli::Push) ->
 }
 
 /// Sends the pieces that are not there; says how many of how many.
-fn send(client: &Client, component: &[u8]) -> Result<(usize, usize)> {
-    let place = format!("blobs/sha256-{}", blob::digest_of(component));
+fn send(client: &Client, component: &[u8], digest: &str) -> Result<(usize, usize)> {
+    let place = format!("blobs/{}", digest.replace(':', "-"));
     let pieces = blob::split(component)?;
     let there = client.ask("GET", &place, None)?;
     let there: BTreeSet<u64> =

@@ -1,6 +1,7 @@
 //! Components in a store: sent in pieces, what is there is not sent again.
 
 use super::{RecordName, Transaction, WriteError, Writer};
+use crate::config::Digest;
 use crate::config::blob::{self, BlobError};
 
 /// What came of sending a component.
@@ -46,7 +47,7 @@ impl Writer {
         component: &[u8],
         progress: &mut (dyn FnMut(usize, usize) + Send),
     ) -> Result<Pushed, ComponentError> {
-        let digest = blob::digest_of(component);
+        let digest = Digest::of(component).hex();
         let fault = |cause| ComponentError::Blob { digest: digest.clone(), cause };
         let pieces = blob::split(component).map_err(fault)?;
         let (count, mut sent) = (pieces.len(), 0);
