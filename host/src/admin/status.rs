@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::observe::usage;
+use crate::plugin::TrialCounts;
 
 /// Everything `/v1/status` says.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -367,18 +368,9 @@ pub struct TrialStatus {
     pub percent: f64,
     /// Whether it sees copies only.
     pub shadow: bool,
-    /// Exchanges, or copies, that met it.
-    pub exchanges: u64,
-    /// Those of them that failed.
-    pub failed: u64,
-    /// Those of them it refused.
-    pub refused: u64,
-    /// Exchanges that met the current version meanwhile.
-    pub current_exchanges: u64,
-    /// Copies on which it decided otherwise.
-    pub differing: u64,
-    /// Copies that were left out, because too many waited.
-    pub skipped: u64,
+    /// What was counted of it.
+    #[serde(flatten)]
+    pub counts: TrialCounts,
     /// Since when.
     #[serde(flatten)]
     pub since: Since,

@@ -234,7 +234,7 @@ impl Page {
                 let tone = if trial.state == "rolled_back" { Tone::Bad } else { Tone::Dim };
                 let shadow = if trial.shadow { ", in the shadow" } else { "" };
                 let (state, percent, exchanges, failed) =
-                    (&trial.state, trial.percent, trial.exchanges, trial.failed);
+                    (&trial.state, trial.percent, trial.counts.exchanges, trial.counts.failed);
                 let line =
                     format!("{canary}: {state}, {percent} %{shadow}, {exchanges} exchanges, {failed} failed");
                 self.note(tone, &line);

@@ -106,10 +106,7 @@ impl ModuleView {
             status.state = if shown.gap.is_some() { "waiting" } else { "running" }.to_owned();
             status.why = shown.gap.clone().or_else(|| shown.note.clone());
             status.since = since_of(shown.since);
-            (status.exchanges, status.failed, status.refused) =
-                (shown.exchanges, shown.failed, shown.refused);
-            (status.current_exchanges, status.differing, status.skipped) =
-                (shown.current_exchanges, shown.differing, shown.skipped);
+            status.counts = shown.counts;
         }
         if self.is_elsewhere {
             status.state = "elsewhere".to_owned();

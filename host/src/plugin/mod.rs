@@ -72,6 +72,6 @@ pub use ticker::TICK;
 pub use transcode::Transcoder;
 pub use trial::{
     COMPARED_MAX, COMPARED_MIN, Lane, SHADOW_BYTES_MAX, SHADOWS_MAX, ShadowRequest, TRIAL_WINDOW, Trial,
-    TrialEnd, TrialRecord, TrialShown,
+    TrialCounts, TrialEnd, TrialRecord, TrialShown,
 };
 pub use trust::{Provenance, Trust, TrustFault, TrustPolicy, WORLDS};

@@ -12,6 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::module::Plugin;
@@ -453,12 +454,14 @@ impl TrialRecord {
         TrialShown {
             version: Arc::clone(&self.version),
             since: self.since,
-            exchanges: load(&self.trial.exchanges),
-            failed: load(&self.trial.failed),
-            refused: load(&self.trial.refused),
-            current_exchanges: load(&self.current.exchanges),
-            differing: load(&self.differing),
-            skipped: load(&self.skipped),
+            counts: TrialCounts {
+                exchanges: load(&self.trial.exchanges),
+                failed: load(&self.trial.failed),
+                refused: load(&self.trial.refused),
+                current_exchanges: load(&self.current.exchanges),
+                differing: load(&self.differing),
+                skipped: load(&self.skipped),
+            },
             gap: self.gap.lock().clone(),
             note: self.note.lock().clone(),
             end: self.end.get().cloned(),
@@ -484,14 +487,11 @@ fn ask(plugin: &Plugin, copy: &ShadowRequest) -> Result<Option<u16>, CallError> 
     }
 }
 
-/// A trial, for status.
-#[derive(Debug, Clone)]
-pub struct TrialShown {
-    /// The version.
-    pub version: Arc<str>,
-    /// Since when it is tried on this node.
-    pub since: SystemTime,
-    /// Exchanges, or copies, that met it.
+/// What is counted of a trial, as status shows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrialCounts {
+    /// Exchanges, or copies, that met the version.
     pub exchanges: u64,
     /// Those of them that failed.
     pub failed: u64,
@@ -503,6 +503,17 @@ pub struct TrialShown {
     pub differing: u64,
     /// Copies that were left out, because too many waited.
     pub skipped: u64,
+}
+
+/// A trial, for status.
+#[derive(Debug, Clone)]
+pub struct TrialShown {
+    /// The version.
+    pub version: Arc<str>,
+    /// Since when it is tried on this node.
+    pub since: SystemTime,
+    /// What was counted since.
+    pub counts: TrialCounts,
     /// Why it cannot be tried at this moment.
     pub gap: Option<String>,
     /// Why it is not tried somewhere, though elsewhere it is.
