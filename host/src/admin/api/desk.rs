@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::fault::Fault;
-use super::history::{Change, Changed};
+use super::history::{Change, Changed, Kept};
 use super::read::failure;
 use crate::config::source::{Area, Expect, RecordName, Transaction, Write, WriteError, Writer};
 use crate::config::{Document, Id, Indexes, Kind, Problem, Store};
@@ -38,8 +39,9 @@ pub struct Desk {
     pub(super) history_max: usize,
     /// The number of the last change made here.
     last_change: AtomicU64,
-    /// How many changes were made here.
-    changes_made: AtomicU64,
+    /// What is known of the history; nothing before the first change, and after one
+    /// that was not made.
+    pub(super) kept: Mutex<Option<Kept>>,
 }
 
 /// An object as it is written, and when it was.
@@ -81,7 +83,7 @@ impl Desk {
             runtime: Handle::current(),
             history_max,
             last_change: AtomicU64::new(0),
-            changes_made: AtomicU64::new(0),
+            kept: Mutex::new(None),
         }
     }
 
@@ -124,8 +126,7 @@ impl Desk {
         self.last_change.fetch_max(number, Ordering::Relaxed);
         let (name, bytes) = change.record()?;
         let mut records = vec![(name, Some(bytes))];
-        let made = self.changes_made.fetch_add(1, Ordering::Relaxed);
-        records.extend(self.forgotten(made)?.into_iter().map(|name| (name, None)));
+        records.extend(self.forgotten(number)?.into_iter().map(|name| (name, None)));
         let writes = planned.iter().map(|one| Write {
             kind: one.kind,
             id: one.id.clone(),
@@ -133,7 +134,8 @@ impl Desk {
             expect: one.expect,
         });
         let transaction = Transaction { writes: writes.collect(), records };
-        let revisions = self.wait(self.writer.transact(transaction))?;
+        let written = self.wait(self.writer.transact(transaction));
+        let revisions = written.inspect_err(|_| *self.kept.lock() = None)?;
         let until = tokio::time::Instant::now() + TAKEN_UP_TIMEOUT;
         let mut held = Vec::new();
         for (one, revision) in planned.iter().zip(revisions) {

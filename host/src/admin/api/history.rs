@@ -1,6 +1,7 @@
 //! What was changed, when and by whom: kept in the store, up to a limit, with no
 //! secret in it.
 
+use std::collections::VecDeque;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,9 @@ use super::fault::Fault;
 use crate::config::source::{Area, RecordName};
 use crate::config::{Id, Kind, redact};
 
-/// How many changes are made until the history is looked at for what is too much.
-const FORGET_EVERY: u64 = 8;
+/// How many changes are made until the history is counted anew: other nodes add to
+/// it, too.
+const COUNT_EVERY: usize = 64;
 /// The most old changes that go with a new one: an overfull history shrinks in steps.
 pub(super) const FORGOTTEN_MAX: usize = 16;
 /// The largest record with the values in it, in bytes; a larger one goes without.
@@ -189,15 +191,42 @@ impl Desk {
         serde_json::from_slice(&bytes).map(Some).map_err(unread)
     }
 
-    /// The records of changes that are over the limit once one more is kept;
-    /// `made` changes were made before.
-    pub(super) fn forgotten(&self, made: u64) -> Result<Vec<RecordName>, Fault> {
-        if !made.is_multiple_of(FORGET_EVERY) {
-            return Ok(Vec::new());
-        }
-        let ids = self.history()?;
-        let over = ids.get(self.history_max.saturating_sub(1)..).unwrap_or_default();
-        over.iter().rev().take(FORGOTTEN_MAX).map(|id| name(*id)).collect()
+    /// The records of changes that are over the limit once the one of this number is
+    /// kept.
+    pub(super) fn forgotten(&self, id: u64) -> Result<Vec<RecordName>, Fault> {
+        let known = self.kept.lock().take().filter(|kept| kept.made < COUNT_EVERY);
+        let mut kept = match known {
+            Some(kept) => kept,
+            None => Kept::of(self.history()?),
+        };
+        let gone = kept.one_more(id, self.history_max);
+        *self.kept.lock() = Some(kept);
+        gone.into_iter().map(name).collect()
+    }
+}
+
+/// What is known of the history, so that not every change has to list it.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// Numbers of the changes that are kept, the oldest first.
+    ids: VecDeque<u64>,
+    /// How many of them were made here since the others were listed.
+    made: usize,
+}
+
+impl Kept {
+    /// Of a history with these numbers, the newest first.
+    fn of(ids: Vec<u64>) -> Self {
+        Self { ids: ids.into_iter().rev().collect(), made: 0 }
+    }
+
+    /// Counts a change; gives the numbers of those that are too many with it, a few
+    /// at most.
+    fn one_more(&mut self, id: u64, max: usize) -> Vec<u64> {
+        self.made += 1;
+        self.ids.push_back(id);
+        let over = self.ids.len().saturating_sub(max);
+        self.ids.drain(..over.min(FORGOTTEN_MAX)).collect()
     }
 }
 
@@ -219,6 +248,16 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         assert!(!text.contains("old-one") && !text.contains("new-one"), "{text}");
         assert!(!Changed::new(Kind::Consumers, &id("jack"), Some(&before), Some(&before)).secrets_changed);
+    }
+
+    #[test]
+    fn what_is_too_much_goes_with_the_next_changes_the_oldest_first() {
+        let mut kept = Kept::of((0..20).rev().collect());
+        let first: Vec<u64> = (0..FORGOTTEN_MAX as u64).collect();
+        assert_eq!(kept.one_more(20, 4), first, "no more at once");
+        assert_eq!(kept.one_more(21, 4), [16, 17]);
+        assert_eq!(kept.one_more(22, 4), [18]);
+        assert_eq!(Kept::of(vec![1]).one_more(2, 2), Vec::<u64>::new());
     }
 
     #[test]
