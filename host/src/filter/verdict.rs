@@ -95,6 +95,22 @@ pub enum FrameVerdict {
     Close(&'static str),
 }
 
+impl FrameVerdict {
+    /// What it is called in the log, with its code; nothing for one that lets pass.
+    #[must_use]
+    pub fn word(&self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Pass => None,
+            Self::Delay(_) => Some(("delay", "")),
+            Self::Rewrite(_) => Some(("rewrite", "")),
+            Self::Reply(_) => Some(("reply", "")),
+            Self::Drop(code) => Some(("drop", code)),
+            Self::Reject { code, .. } => Some(("deny", code)),
+            Self::Close(code) => Some(("close", code)),
+        }
+    }
+}
+
 /// How much of a request's body filters want to see before they decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyInterest {

@@ -136,7 +136,7 @@ async fn filter(
         let labels = frames.labels.as_deref();
         let context = FrameContext { client: &client, labels, frame: &header, now: Clock::now() };
         let (judged, plugin) = frames.chain.judge_frame(&context);
-        if let Some((word, code)) = word_of(&judged) {
+        if let Some((word, code)) = judged.word() {
             journey.exchange.notes.push(FilterNote::of(&Word::Fixed(plugin), word, code));
         }
         verdict = judged;
@@ -157,19 +157,6 @@ async fn filter(
         FrameVerdict::Drop(code) | FrameVerdict::Close(code) => (code, None),
     };
     Ok(Filtered::Answered(filter_refusal(journey, code, retry_after)))
-}
-
-/// What a verdict is called in the log; nothing for one that lets pass.
-fn word_of(verdict: &FrameVerdict) -> Option<(&'static str, &'static str)> {
-    match verdict {
-        FrameVerdict::Pass => None,
-        FrameVerdict::Delay(_) => Some(("delay", "")),
-        FrameVerdict::Rewrite(_) => Some(("rewrite", "")),
-        FrameVerdict::Reply(_) => Some(("reply", "")),
-        FrameVerdict::Drop(code) => Some(("drop", code)),
-        FrameVerdict::Reject { code, .. } => Some(("deny", code)),
-        FrameVerdict::Close(code) => Some(("close", code)),
-    }
 }
 
 /// The first of whole frames.
