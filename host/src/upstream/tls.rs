@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use super::connect::Alpn;
+use crate::net::tls::public_roots;
 
 /// Sessions kept for resumption, for each upstream and protocol offered.
 const SESSIONS_MAX: usize = 256;
@@ -77,23 +78,13 @@ impl TlsPlan {
     }
 }
 
-/// The public authorities: the system's, or those of Mozilla where it has none.
-/// Read once, when first needed.
+/// The public authorities, read once, when first needed.
 #[derive(Debug, Default)]
 pub(super) struct Roots(OnceLock<Arc<RootCertStore>>);
 
 impl Roots {
     fn get(&self) -> Arc<RootCertStore> {
-        let load = || {
-            let mut store = RootCertStore::empty();
-            let found = rustls_native_certs::load_native_certs();
-            store.add_parsable_certificates(found.certs);
-            if store.is_empty() {
-                store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            }
-            Arc::new(store)
-        };
-        Arc::clone(self.0.get_or_init(load))
+        Arc::clone(self.0.get_or_init(|| Arc::new(public_roots())))
     }
 }
 

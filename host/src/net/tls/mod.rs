@@ -18,6 +18,7 @@ mod handshake;
 pub mod hello;
 mod keys;
 mod profile;
+mod roots;
 mod sessions;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use certificates::{Certificates, Entry};
 pub use client_auth::{ClientAuth, ClientRefusal, check_client};
 pub use handshake::{HELLO_BYTES_MAX, HandshakeError, Secured, accept};
 pub use profile::TlsProfile;
+pub use roots::public_roots;
 pub use sessions::Sessions;
 
 use std::sync::Arc;

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
+use crate::net::tls::public_roots;
 use crate::plugin::host::Owner;
 
 /// How long a function's own request may take to connect, and to be answered,
@@ -186,16 +187,11 @@ async fn connect(host: &str, port: u16, tls: bool, granted: Granted) -> Result<B
 fn tls_connector() -> Result<tokio_rustls::TlsConnector, Error> {
     static CONFIG: OnceLock<Option<Arc<rustls::ClientConfig>>> = OnceLock::new();
     let config = CONFIG.get_or_init(|| {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if roots.is_empty() {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-        }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .ok()?;
-        Some(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        Some(Arc::new(builder.with_root_certificates(public_roots()).with_no_client_auth()))
     });
     config.clone().map(tokio_rustls::TlsConnector::from).ok_or(Error::TlsProtocolError)
 }
