@@ -9,6 +9,7 @@ mod buffer;
 mod counters;
 pub mod http1;
 pub mod http2;
+pub(crate) mod http_types;
 mod listener;
 pub mod path;
 pub mod proxy_protocol;

@@ -20,7 +20,10 @@ const BORDERS: &[(&str, &[&str])] = &[
     ("futures_util", &["proxy/im/"]),
     ("h2", &["net/http2/"]),
     ("hickory_resolver", &["upstream/"]),
-    ("http", &["net/http1/response.rs", "net/http2/", "plugin/edge/", "plugin/host/fetch.rs"]),
+    (
+        "http",
+        &["net/http1/response.rs", "net/http2/", "net/http_types.rs", "plugin/edge/", "plugin/host/fetch.rs"],
+    ),
     ("httparse", &["net/http1/", "upstream/check.rs"]),
     ("hyper", &["admin/", "plugin/edge/outgoing.rs"]),
     ("mimalloc", &["main.rs"]),

@@ -5,10 +5,10 @@
 //! handling crosses over.
 
 use base64::Engine as _;
-use bytes::Bytes;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 
 use crate::message::{Fields, Method, Name, RequestHead, ResponseHead, Scheme, Span, Version};
+use crate::net::http_types::{self, field_bytes, fields_of};
 use crate::net::path;
 
 /// Why a request that `h2` let through is not a sound one; answered with 400.
@@ -117,10 +117,6 @@ fn new_key() -> String {
     base64::engine::general_purpose::STANDARD.encode(key)
 }
 
-fn field_bytes((name, value): (&HeaderName, &HeaderValue)) -> usize {
-    name.as_str().len() + value.len()
-}
-
 fn store_path(fields: &mut Fields, path: &str, slashes: path::Slashes) -> Result<Span, BadRequest> {
     let normal = path::normalize_text(path, slashes).map_err(|_| BadRequest::BadPath)?;
     Ok(fields.store(normal.as_bytes()))
@@ -141,58 +137,17 @@ fn authority(parts: &http::request::Parts) -> Result<&str, BadRequest> {
     if path::is_authority(authority.as_bytes()) { Ok(authority) } else { Err(BadRequest::BadAuthority) }
 }
 
-/// Fields of a received map, in its order.
-#[must_use]
-pub(super) fn fields_of(map: &HeaderMap) -> Fields {
-    let mut fields = Fields::over(Vec::with_capacity(map.iter().map(field_bytes).sum::<usize>() + 128));
-    for (name, value) in map {
-        fields.append_parsed(name.as_str().as_bytes(), value.as_bytes());
-    }
-    fields
-}
-
 /// The head of a response received over HTTP/2.
 #[must_use]
 pub(super) fn response_head(parts: &http::response::Parts) -> ResponseHead {
     ResponseHead { status: parts.status.as_u16(), fields: fields_of(&parts.headers) }
 }
 
-/// Our fields as a map to send: names in lower case, values sharing one buffer,
-/// and without the fields that belong to an HTTP/1.1 connection (RFC 9113 §8.2.2).
+/// Our fields as a map to send, without those that belong to an HTTP/1.1 connection
+/// (RFC 9113 §8.2.2).
 #[must_use]
 pub(super) fn map_of(fields: &Fields) -> HeaderMap {
-    let text = Bytes::copy_from_slice(fields.text());
-    let mut map = HeaderMap::with_capacity(fields.len() + 2);
-    for field in fields.table() {
-        if is_connection_field(field.known) {
-            continue;
-        }
-        let span = field.value.start as usize..(field.value.start + field.value.len) as usize;
-        let name = match usual_name(field.known) {
-            Some(name) => Ok(name),
-            None => HeaderName::from_bytes(field.name.get(fields.text())),
-        };
-        // A field that HTTP/2 cannot carry was refused when it was parsed or
-        // set; leaving it out keeps a slip from ending the stream.
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_maybe_shared(text.slice(span))) {
-            map.append(name, value);
-        }
-    }
-    map
-}
-
-/// The name of a field that most responses have, without parsing it again.
-fn usual_name(name: Name) -> Option<HeaderName> {
-    use http::header;
-    Some(match name {
-        Name::ContentLength => header::CONTENT_LENGTH,
-        Name::ContentType => header::CONTENT_TYPE,
-        Name::ContentEncoding => header::CONTENT_ENCODING,
-        Name::Date => header::DATE,
-        Name::Server => header::SERVER,
-        Name::Location => header::LOCATION,
-        _ => return None,
-    })
+    http_types::map_of(fields, is_connection_field)
 }
 
 fn is_connection_field(name: Name) -> bool {
@@ -228,18 +183,7 @@ pub(super) fn request(
     scheme: Scheme,
     authority: &str,
 ) -> Result<http::Request<()>, http::Error> {
-    let mut target =
-        String::with_capacity(head.path().len() + head.query().map_or(0, |query| query.len() + 1));
-    target.push_str(head.path());
-    if let Some(query) = head.query() {
-        target.push('?');
-        target.push_str(query);
-    }
-    let uri =
-        http::Uri::builder().scheme(scheme.as_str()).authority(authority).path_and_query(target).build()?;
-    let mut request = http::Request::new(());
-    *request.method_mut() = http::Method::from_bytes(head.method.as_str().as_bytes())?;
-    *request.uri_mut() = uri;
+    let mut request = http_types::request_of(head, scheme, authority, ())?;
     *request.version_mut() = http::Version::HTTP_2;
     let mut map = map_of(&head.fields);
     // TE may say `trailers` and nothing else, RFC 9113 §8.2.2.

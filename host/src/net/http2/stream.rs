@@ -7,7 +7,7 @@ use h2::{Reason, RecvStream, SendStream};
 
 use super::convert;
 use crate::message::{BodyLength, BodyPart, Fields, TransferError};
-use crate::net::copied;
+use crate::net::{copied, http_types};
 
 /// The most bytes handed to `h2` in one DATA frame: the frame size every peer
 /// takes, RFC 9113 §4.2.
@@ -53,7 +53,7 @@ impl Incoming {
                 None => {
                     let trailers = ready!(self.stream.poll_trailers(context)).map_err(transfer_error)?;
                     self.ended = true;
-                    return Poll::Ready(Ok(BodyPart::End(trailers.as_ref().map(convert::fields_of))));
+                    return Poll::Ready(Ok(BodyPart::End(trailers.as_ref().map(http_types::fields_of))));
                 }
             }
         }

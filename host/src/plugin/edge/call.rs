@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, header};
+use http::header;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Empty};
 use tokio::sync::{mpsc, oneshot};
@@ -25,7 +25,7 @@ use crate::message::{
 
 use super::function::{Fate, Instances, Place, Ties};
 use super::state::DeadlinePassed;
-use crate::net::copied;
+use crate::net::{copied, http_types};
 use crate::plugin::stats::Health;
 use crate::plugin::{CallError, LoadError};
 
@@ -144,46 +144,17 @@ fn no_response(what: &str) -> CallError {
 }
 
 fn request(head: &RequestHead, shape: RequestShape<'_>, body: WasiBody) -> Option<http::Request<WasiBody>> {
-    let query = head.query();
-    let mut target = String::with_capacity(head.path().len() + query.map_or(0, |query| query.len() + 1));
-    target.push_str(head.path());
-    if let Some(query) = query {
-        target.push('?');
-        target.push_str(query);
-    }
-    let uri = http::Uri::builder()
-        .scheme(head.scheme.as_str())
-        .authority(if head.authority().is_empty() { "localhost" } else { head.authority() })
-        .path_and_query(target)
-        .build()
-        .ok()?;
-    let mut request = http::Request::new(body);
-    *request.method_mut() = http::Method::from_bytes(head.method.as_str().as_bytes()).ok()?;
-    *request.uri_mut() = uri;
-    let fields = request.headers_mut();
-    for (name, value) in head.fields.iter() {
-        let known = Name::of(name);
-        if matches!(known, Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Expect) {
-            continue;
-        }
-        // What the parser let through that this map cannot hold is left out.
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-            fields.append(name, value);
-        }
-    }
+    let authority = if head.authority().is_empty() { "localhost" } else { head.authority() };
+    let mut request = http_types::request_of(head, head.scheme, authority, body).ok()?;
+    // What the parser let through that this map cannot hold is left out.
+    let mut fields = http_types::map_of(&head.fields, |name| {
+        matches!(name, Name::ContentLength | Name::TransferEncoding | Name::Connection | Name::Expect)
+    });
     if let BodyLength::Known(bytes) = shape.body {
         fields.insert(header::CONTENT_LENGTH, bytes.into());
     }
+    *request.headers_mut() = fields;
     Some(request)
-}
-
-fn fields_of(map: &http::HeaderMap) -> Fields {
-    let room: usize = map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    let mut fields = Fields::over(Vec::with_capacity(room + 128));
-    for (name, value) in map {
-        fields.append(name.as_str().as_bytes(), value.as_bytes());
-    }
-    fields
 }
 
 impl UpstreamExchange for EdgeCall {
@@ -228,7 +199,8 @@ impl UpstreamExchange for EdgeCall {
         if parts.status.as_u16() < 200 {
             return Poll::Ready(Err(self.fail(no_response("a status below 200"))));
         }
-        let head = ResponseHead { status: parts.status.as_u16(), fields: fields_of(&parts.headers) };
+        let head =
+            ResponseHead { status: parts.status.as_u16(), fields: http_types::fields_of(&parts.headers) };
         self.moved.received += head.fields.text().len() as u64;
         let declared = head.value(Name::ContentLength).and_then(|value| std::str::from_utf8(value).ok());
         self.length = if self.is_head || matches!(head.status, 204 | 304) {
@@ -282,7 +254,7 @@ impl BodyRead for EdgeCall {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.piece = data,
                     Err(frame) => {
-                        self.trailers = frame.into_trailers().ok().map(|map| fields_of(&map));
+                        self.trailers = frame.into_trailers().ok().map(|map| http_types::fields_of(&map));
                     }
                 },
             }
@@ -327,13 +299,7 @@ impl BodyWrite for EdgeCall {
     ) -> Poll<Result<(), TransferError>> {
         if let (Some(upload), Some(trailers)) = (&mut self.upload, trailers) {
             ready!(upload.poll_reserve(context)).map_err(|_| TransferError::Closed)?;
-            let mut map = http::HeaderMap::new();
-            for (name, value) in trailers.iter() {
-                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-                {
-                    map.append(name, value);
-                }
-            }
+            let map = http_types::map_of(trailers, |_| false);
             upload.send_item(Ok(Frame::trailers(map))).map_err(|_| TransferError::Closed)?;
         }
         self.is_whole.store(true, Ordering::Release);
