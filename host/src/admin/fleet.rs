@@ -41,16 +41,19 @@ struct Node {
 struct Module {
     name: String,
     active: String,
+    state: String,
     canary: Option<String>,
     trial: Option<String>,
 }
 
 impl Module {
-    /// The version that serves, and the one that is tried.
+    /// The version that serves, unless it was withdrawn, and the one that is tried.
     fn shown(&self) -> String {
-        match (&self.canary, &self.trial) {
-            (Some(canary), Some(trial)) => format!("{}={}+{canary}:{trial}", self.name, self.active),
-            _ => format!("{}={}", self.name, self.active),
+        let (name, active) = (&self.name, &self.active);
+        match (self.state.as_str(), &self.canary, &self.trial) {
+            ("withdrawn", ..) => format!("{name}={active}:withdrawn"),
+            (_, Some(canary), Some(trial)) => format!("{name}={active}+{canary}:{trial}"),
+            _ => format!("{name}={active}"),
         }
     }
 }
@@ -157,11 +160,12 @@ mod tests {
             {"id": "a", "region": "hk", "state": "ready", "revision": 7, "digest": "00ff", "lines": [
                 {"upstream": "upstreams/im", "line": "leased", "state": "unhealthy"}]},
             {"id": "b", "state": "ready", "revision": 7, "digest": "00ff",
-             "modules": [{"name": "waf", "active": "1.2", "canary": "1.3", "trial": "running"}], "new": 1}]}"#;
+             "modules": [{"name": "waf", "active": "1.2", "canary": "1.3", "trial": "running"},
+                         {"name": "guard", "active": "7", "state": "withdrawn"}], "new": 1}]}"#;
         let mut fleet: Fleet = serde_json::from_str(text).unwrap();
         assert!(is_even(&fleet.nodes));
         let shown = render(&fleet.nodes);
-        for words in ["upstreams/im/leased", "waf=1.2+1.3:running", "2 nodes"] {
+        for words in ["upstreams/im/leased", "waf=1.2+1.3:running", "guard=7:withdrawn", "2 nodes"] {
             assert!(shown.contains(words), "{shown}");
         }
         fleet.nodes[1].digest = "01ff".to_owned();

@@ -319,7 +319,8 @@ pub struct ModuleStatus {
     /// All versions its object lists.
     pub versions: Vec<String>,
     /// `ready`; `preparing` while a version is compiled or tried out; `failed`
-    /// when the version that is asked for cannot be used.
+    /// when the version that is asked for cannot be used; `withdrawn` when the one
+    /// that ran was stopped, because no trust key vouches for it any more.
     pub state: String,
     /// Why it is in that state.
     pub why: Option<String>,

@@ -65,6 +65,7 @@ impl ModuleView {
         let why = modules.refusal(object);
         let state = match (&why, modules.is_being_prepared(object)) {
             (_, true) => "preparing",
+            (Some(_), _) if modules.running().withdrawn().contains(object.id.as_str()) => "withdrawn",
             (Some(_), _) => "failed",
             (None, _) => "ready",
         };

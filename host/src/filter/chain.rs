@@ -224,6 +224,12 @@ impl Chain {
         self.links.iter().any(|link| matches!(link.filter, Filter::Missing(_)))
     }
 
+    /// Whether a module of it was withdrawn: it is called no more.
+    #[must_use]
+    pub fn has_withdrawn(&self) -> bool {
+        self.modules().any(|module| module.is_withdrawn())
+    }
+
     /// Whether a plugin of this name is in it.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

@@ -62,6 +62,11 @@ impl Collect for ModuleCollector {
                 out.sample(&[("module", module), ("version", version), ("kind", kind)], count);
             }
         }
+        let help = "Modules whose version was stopped because no trust key vouches for it any more.";
+        out.family("sluice_module_withdrawn", help, Kind::Gauge);
+        for module in self.running.withdrawn() {
+            out.sample(&[("module", &module)], 1);
+        }
         let Some(engine) = self.running.engine() else { return };
         let (taken, size) = engine.instances();
         let help = "Places of the pool of instances that are taken.";

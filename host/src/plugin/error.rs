@@ -80,6 +80,9 @@ pub enum CallError {
     /// It failed too often and is not called for a while.
     #[error("is not called for a while, because it failed too often")]
     BreakerOpen,
+    /// No trust key vouches for it any more.
+    #[error("is withdrawn: no trust key vouches for it any more")]
+    Withdrawn,
 }
 
 impl CallError {
@@ -94,6 +97,8 @@ impl CallError {
             Self::Busy => "module_busy",
             Self::Waits => "module_waits",
             Self::BreakerOpen => "module_breaker",
+            // As where it could not be had from the start.
+            Self::Withdrawn => "module_missing",
         }
     }
 
@@ -104,7 +109,7 @@ impl CallError {
         match self {
             Self::Trap(_) | Self::Memory(_) | Self::Waits => 500,
             Self::Garbage(_) => 502,
-            Self::Busy | Self::BreakerOpen => 503,
+            Self::Busy | Self::BreakerOpen | Self::Withdrawn => 503,
             Self::Deadline => 504,
         }
     }

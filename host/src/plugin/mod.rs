@@ -39,6 +39,7 @@ mod head;
 mod host;
 mod image;
 mod instance;
+mod ledger;
 mod limits;
 mod module;
 mod registry;

@@ -344,6 +344,19 @@ impl Plugin {
     #[must_use]
     pub fn since(&self) -> std::time::SystemTime {
         self.since
+    /// Takes it out of service, or back: withdrawn, it is called no more and keeps no
+    /// instances, whatever still holds it. Calls under way end.
+    pub(super) fn set_withdrawn(&self, is_withdrawn: bool) {
+        self.health.set_withdrawn(is_withdrawn);
+        while is_withdrawn && self.slots.take().is_some() {}
+    }
+
+    /// Whether it is not called any more: no trust key vouches for it.
+    #[must_use]
+    pub fn is_withdrawn(&self) -> bool {
+        self.health.is_withdrawn()
+    }
+
     }
 
     /// How long it took to try it out.

@@ -7,7 +7,7 @@
 //! built again. Until then the chain that runs keeps running, with the version
 //! it has. A version nobody runs any more is freed with its last call.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -19,6 +19,7 @@ use super::comparison::{Breaking, Comparisons};
 use super::component::{Component, Interface};
 use super::engine::{Engine, EngineOptions};
 use super::host::Services;
+use super::ledger::{Ledger, Origin};
 use super::limits::Limits;
 use super::module::{Mode, OnFailure, Plugin, Settings};
 use super::trial::{Trial, TrialEnd, TrialRecord};
@@ -89,6 +90,7 @@ pub struct Modules {
     tell: mpsc::UnboundedSender<Done>,
     jobs: Arc<Semaphore>,
     running: Arc<Running>,
+    ledger: Ledger,
     trust: Trust,
     comparisons: Comparisons,
     /// The node's id and region.
@@ -128,6 +130,7 @@ enum Use {
 
 struct Done {
     key: Key,
+    origin: Arc<Origin>,
     outcome: Result<Arc<Plugin>, Failure>,
 }
 
@@ -141,16 +144,23 @@ struct Failure {
 #[derive(Debug, Default)]
 pub struct Running {
     list: Mutex<Vec<Weak<Plugin>>>,
+    withdrawn: Mutex<BTreeSet<Arc<str>>>,
     engine: OnceLock<Engine>,
 }
 
 impl Running {
-    /// All that run, old versions with calls under way included.
+    /// All that may be called, old versions with calls under way included.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Plugin>> {
         let mut list = self.list.lock();
         list.retain(|plugin| plugin.strong_count() > 0);
-        list.iter().filter_map(Weak::upgrade).collect()
+        list.iter().filter_map(Weak::upgrade).filter(|plugin| !plugin.is_withdrawn()).collect()
+    }
+
+    /// Names of modules whose version was withdrawn, and that have no other yet.
+    #[must_use]
+    pub fn withdrawn(&self) -> BTreeSet<Arc<str>> {
+        self.withdrawn.lock().clone()
     }
 
     /// The engine they run on, once there was a module.
@@ -185,6 +195,7 @@ impl Modules {
             tell,
             jobs: Arc::new(Semaphore::new(JOBS_MAX)),
             running: Arc::default(),
+            ledger: Ledger::default(),
             trust: Trust::default(),
             comparisons: Comparisons::new(),
             place: (String::new(), String::new()),
@@ -210,6 +221,23 @@ impl Modules {
     /// Whose signatures count.
     pub fn trust(&mut self) -> &mut Trust {
         &mut self.trust
+    }
+
+    /// Stops the versions for which no trust key vouches any more, at once and
+    /// whatever holds them, and lets those run again for which one does. Says
+    /// whether any was stopped.
+    pub fn withdraw(&mut self) -> bool {
+        let withdrawn = self.ledger.judge(&self.trust);
+        for (plugin, why) in &withdrawn {
+            let (module, version) = (plugin.name(), plugin.version());
+            tracing::error!(%module, %version, reason = %why, "a version that ran is withdrawn");
+            self.running.withdrawn.lock().insert(Arc::clone(module));
+        }
+        self.kept.retain(|_, rollout| !rollout.current.is_withdrawn());
+        // What is there besides goes on: of a version that was tried the other one.
+        let others: Vec<Arc<str>> = self.running.all().iter().map(|one| Arc::clone(one.name())).collect();
+        self.running.withdrawn.lock().retain(|module| !others.contains(module));
+        !withdrawn.is_empty()
     }
 
     /// Where the version that serves comes from; a fault where it may not run.
@@ -255,6 +283,7 @@ impl Modules {
             self.pause_trial(object);
         }
         let (current, provenance) = found?;
+        self.running.withdrawn.lock().remove(current.name());
         self.trust.serves(&object.id, version, &provenance);
         if self.serving.get(&object.id).is_none_or(|(known, _)| known != current.version()) {
             let since = (Arc::clone(current.version()), SystemTime::now());
@@ -417,7 +446,8 @@ impl Modules {
         }
         let engine = self.engine().map_err(|error| Gap::Refused(error.to_string()))?;
         self.uses.insert(key.clone(), Use::Preparing);
-        self.prepare(engine, key, version.clone(), object.clone(), config);
+        let origin = Origin { object: object.clone(), version: version.clone() };
+        self.prepare(engine, key, Arc::new(origin), config);
         Err(Gap::Preparing)
     }
 
@@ -464,8 +494,8 @@ impl Modules {
             tokio::select! {
                 done = self.done.recv() => {
                     // The sender is our own and lives as long as we do.
-                    let Some(Done { key, outcome }) = done else { continue };
-                    return self.settle(key, outcome);
+                    let Some(done) = done else { continue };
+                    return self.settle(done);
                 }
                 compared = self.comparisons.next() => {
                     if let Some(id) = compared {
@@ -503,7 +533,9 @@ impl Modules {
         let now = Instant::now();
         self.uses.retain(|_, one| match one {
             Use::Ready { plugin, first } => {
-                first.take_if(|(own, until)| Arc::strong_count(own) > 1 || *until <= now);
+                first.take_if(|(own, until)| {
+                    Arc::strong_count(own) > 1 || *until <= now || own.is_withdrawn()
+                });
                 plugin.strong_count() > 0
             }
             _ => true,
@@ -557,16 +589,18 @@ impl Modules {
         self.kept.remove(id);
         self.trials.remove(id);
         self.serving.remove(id);
+        self.running.withdrawn.lock().remove(id.as_str());
         self.services.metrics.forget(id);
     }
 
-    fn settle(&mut self, key: Key, outcome: Result<Arc<Plugin>, Failure>) -> Id {
+    fn settle(&mut self, Done { key, origin, outcome }: Done) -> Id {
         let id = key.id.clone();
         let one = match outcome {
             Ok(plugin) => {
                 let took = plugin.prepared_in();
                 tracing::info!(module = %id, version = %plugin.version(), ?took, "module is ready");
                 self.running.list.lock().push(Arc::downgrade(&plugin));
+                self.ledger.note(&plugin, origin, &self.trust);
                 start_timer(&plugin);
                 Use::Ready {
                     plugin: Arc::downgrade(&plugin),
@@ -590,17 +624,19 @@ impl Modules {
         Ok(self.running.engine.get_or_init(|| engine).clone())
     }
 
-    fn prepare(&self, engine: Engine, key: Key, version: ModuleVersion, object: Module, config: Value) {
+    fn prepare(&self, engine: Engine, key: Key, origin: Arc<Origin>, config: Value) {
         let slots = self.slots;
         let services = Arc::clone(&self.services);
         let (blobs, components) = (Arc::clone(&self.blobs), Arc::clone(&self.components));
         let (jobs, tell) = (Arc::clone(&self.jobs), self.tell.clone());
         tokio::spawn(async move {
             let permit = jobs.acquire_owned().await;
+            let made_of = Arc::clone(&origin);
             let work = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
+                let Origin { object, version } = &*made_of;
                 let component = component(&engine, &*blobs, &components, &version.digest)?;
-                let settings = settings(&object, &version, config, slots, component.is_function());
+                let settings = settings(object, version, config, slots, component.is_function());
                 let source = || blobs.read(&version.digest, COMPONENT_BYTES_MAX);
                 Plugin::open(&component, settings, &services, &source).map_err(failure)
             });
@@ -608,7 +644,7 @@ impl Modules {
                 Err(Failure { why: format!("its preparation broke off: {error}"), is_passing: false })
             });
             // Nobody listens once the node ends.
-            let _ = tell.send(Done { key, outcome });
+            let _ = tell.send(Done { key, origin, outcome });
         });
     }
 }
@@ -729,6 +765,9 @@ async fn tick_function(plugin: Weak<Plugin>, interval: Duration) {
         ticks.tick().await;
         let Some(plugin) = plugin.upgrade() else { return };
         let Some(function) = plugin.function() else { return };
+        if plugin.is_withdrawn() {
+            continue;
+        }
         match function.tick().await {
             Ok(Ok(())) => {}
             Ok(Err(reason)) => tracing::warn!(module = %plugin.name(), reason, "a module's timer failed"),
@@ -747,7 +786,7 @@ async fn tend(plugin: Weak<Plugin>) {
         let Some(wanted) = plugin.upgrade().map(|plugin| plugin.wanted()) else { return };
         let _ = tokio::time::timeout(LOOK, wanted.notified()).await;
         let Some(strong) = plugin.upgrade() else { return };
-        if !strong.wants_instances() {
+        if !strong.wants_instances() || strong.is_withdrawn() {
             continue;
         }
         let work = tokio::task::spawn_blocking(move || strong.refill());

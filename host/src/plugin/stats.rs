@@ -1,7 +1,7 @@
 //! How a module's calls go: what is counted of them, and when it is left alone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::CallError;
@@ -25,15 +25,25 @@ pub(super) struct Health {
     version: Arc<str>,
     pub(super) stats: Stats,
     breaker: Breaker,
+    is_withdrawn: AtomicBool,
 }
 
 impl Health {
     pub(super) fn new(module: Arc<str>, version: Arc<str>) -> Self {
-        Self { module, version, stats: Stats::default(), breaker: Breaker::default() }
+        Self {
+            module,
+            version,
+            stats: Stats::default(),
+            breaker: Breaker::default(),
+            is_withdrawn: AtomicBool::new(false),
+        }
     }
 
     /// Counts a call that begins, unless the module is not to be called.
     pub(super) fn begin(&self) -> Result<(), CallError> {
+        if self.is_withdrawn() {
+            return Err(CallError::Withdrawn);
+        }
         if !self.breaker.admits() {
             return Err(CallError::BreakerOpen);
         }
@@ -58,6 +68,16 @@ impl Health {
         } else if self.stats.is_worth_a_line() {
             tracing::warn!(%module, %version, %error, "a call of a module failed");
         }
+    }
+
+    /// Has the module called no more, or again.
+    pub(super) fn set_withdrawn(&self, is_withdrawn: bool) {
+        self.is_withdrawn.store(is_withdrawn, Relaxed);
+    }
+
+    /// Whether the module is not called any more.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(Relaxed)
     }
 
     /// Whether the module is not called for a while.
@@ -112,7 +132,7 @@ impl Stats {
             CallError::Garbage(_) => 3,
             CallError::Busy => 4,
             CallError::Waits => 5,
-            CallError::BreakerOpen => return,
+            CallError::BreakerOpen | CallError::Withdrawn => return,
         };
         self.failures[at].fetch_add(1, Relaxed);
     }

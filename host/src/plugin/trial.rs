@@ -69,7 +69,10 @@ impl Trial {
     /// client does on every node, and goes on to when the share grows.
     #[must_use]
     pub fn takes(&self, client: &[u8]) -> bool {
-        self.share > 0 && !self.record.is_stopped() && self.seed.place_of(client) < self.share
+        self.share > 0
+            && !self.record.is_stopped()
+            && !self.plugin.is_withdrawn()
+            && self.seed.place_of(client) < self.share
     }
 
     /// Whether the version sees copies only.
@@ -345,7 +348,7 @@ impl TrialRecord {
         // Want of room is the node's, not the version's.
         let (recent, limit, what) = match error {
             CallError::Deadline => (&self.deadlines, self.thresholds.deadlines_max(), "missed deadlines"),
-            CallError::Busy => return,
+            CallError::Busy | CallError::Withdrawn => return,
             _ => (&self.traps, self.thresholds.traps_max(), "traps"),
         };
         self.counts(lane).failed.fetch_add(1, Relaxed);

@@ -110,6 +110,15 @@ pub enum TrustFault {
     },
 }
 
+impl TrustFault {
+    /// Whether it is what the trust keys say now, which stops what runs. Time that
+    /// passes does not, nor does what a module's object says later.
+    #[must_use]
+    pub fn is_of_keys(&self) -> bool {
+        matches!(self, Self::UnknownKey(_) | Self::Revoked(_) | Self::NotItsModule(_) | Self::NotOfKey(_))
+    }
+}
+
 /// The keys that count, and what has served.
 #[derive(Debug, Default)]
 pub struct Trust {

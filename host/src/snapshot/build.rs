@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::objects::{self, Plugins, WATCHING_PLUGINS};
+use crate::config::objects::{self, BUILT_IN_PLUGINS, Plugin, Plugins, WATCHING_PLUGINS};
 use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
 use crate::filter::{
     BuildContext, Chain, ChainKind, FoundModule, Groups, ModulePlace, ModuleSource, UpstreamSource, merge,
@@ -47,6 +47,9 @@ pub struct Builder {
     doubles: BTreeSet<Key>,
     failed: BTreeMap<Key, Failure>,
     global: GlobalChain,
+    /// Modules that global rules name and that are not there, because the rule has
+    /// another fault.
+    barred: BTreeSet<String>,
     /// Nothing is live yet: the store is empty, or the first modules are on
     /// their way.
     is_starting: bool,
@@ -64,6 +67,8 @@ enum GlobalChain {
     Unproven,
     /// It was whole once: that stays when the next one cannot be built.
     Proven,
+    /// It was whole until a module was withdrawn: requests are refused as well.
+    Withdrawn,
 }
 
 /// What becomes of a chain whose module cannot be had.
@@ -134,6 +139,7 @@ impl Builder {
             doubles: BTreeSet::new(),
             failed: BTreeMap::new(),
             global: GlobalChain::Unproven,
+            barred: BTreeSet::new(),
             is_starting: true,
             closed: BTreeSet::new(),
             gaps: Gaps::AreFaults,
@@ -328,7 +334,11 @@ impl Builder {
         let (people, dirty): (BTreeSet<Key>, BTreeSet<Key>) = dirty.into_iter().partition(is_person);
         let people: BTreeSet<Key> = people.iter().flat_map(|key| consumers::concerned(store, key)).collect();
         self.people(store, &people);
-        if dirty.iter().any(|key| key.0 == Kind::GlobalRules) {
+        // Rules that were never good are in force for their modules, until they go.
+        let has_bad_rules =
+            || self.global == GlobalChain::Unproven && !modules_of_bad_rules(store).is_empty();
+        let is_barred = !self.barred.is_empty();
+        if is_barred || dirty.iter().any(|key| key.0 == Kind::GlobalRules) || has_bad_rules() {
             self.global_rules(store);
         }
         let rebuilt = dirty.len();
@@ -341,7 +351,7 @@ impl Builder {
         }
         self.modules.sweep();
         self.is_starting &= store.is_empty() || self.modules.is_preparing();
-        if !self.is_starting && !has_global_rules(store) {
+        if !self.is_starting && self.barred.is_empty() && !has_global_rules(store) {
             // It began without rules: one that comes later and is no good changes nothing.
             self.global = GlobalChain::Proven;
         }
@@ -506,6 +516,9 @@ impl Builder {
         if !is_changed {
             return dirty;
         }
+        if self.modules.withdraw() {
+            dirty.extend(self.with_withdrawn());
+        }
         for object in store.live_of(Kind::Modules) {
             let Object::Module(object) = object else { continue };
             if self.modules.depends_on_trust(object) {
@@ -516,6 +529,32 @@ impl Builder {
             }
         }
         dirty
+    }
+
+    /// What has a chain with a module that was withdrawn, whatever its object names
+    /// by now.
+    fn with_withdrawn(&self) -> BTreeSet<Key> {
+        let mut found = Vec::new();
+        let mut look = |kind, id: &str, chain: &Chain| {
+            if chain.has_withdrawn() {
+                found.push((kind, id.to_owned()));
+            }
+        };
+        look(Kind::GlobalRules, "global", &self.current.global);
+        self.current.router.each(|id, route| look(Kind::Routes, id, &route.chain));
+        let streams = self.current.stream_routes.iter();
+        streams.for_each(|route| look(Kind::StreamRoutes, &route.id, &route.chain));
+        let bridged = self.current.bridged.iter();
+        bridged.for_each(|(id, frames)| look(Kind::Routes, id, &frames.chain));
+        found.into_iter().filter_map(|(kind, id)| Some((kind, Id::new(&id).ok()?))).collect()
+    }
+
+    /// Whether a route goes on with a module that was withdrawn.
+    fn has_withdrawn(&self, key: &Key) -> bool {
+        let id = key.1.as_str();
+        let own = self.current.router.get(id).map(|route| &route.chain);
+        let frames = self.current.bridged.get(id).map(|frames| &frames.chain);
+        own.into_iter().chain(frames).any(|chain| chain.has_withdrawn())
     }
 
     fn frame_format(&mut self, change: &Change) {
@@ -559,7 +598,38 @@ impl Builder {
         }
     }
 
+    /// Builds the chain of all global rules.
     fn global_rules(&mut self, store: &Store) {
+        let (mut merged, first) = self.merged_rules(store);
+        with_protos(store, &mut merged);
+        self.barred = match self.global {
+            GlobalChain::Unproven => modules_of_bad_rules(store),
+            GlobalChain::Proven | GlobalChain::Withdrawn => BTreeSet::new(),
+        };
+        // All rules are one chain; it is known to dependency tracking by one key.
+        let owner = (Kind::GlobalRules, first);
+        let previous = Arc::clone(&self.current.global);
+        match self.chain(store, &owner, ChainKind::Global, &merged, NO_FRAMES, Some(&previous)) {
+            Ok(chain) if self.barred.is_empty() => {
+                self.global = GlobalChain::Proven;
+                self.current.global = Arc::new(chain);
+                return;
+            }
+            Ok(_) => {}
+            Err(problems) => drop(self.note::<()>(&owner, Err(problems))),
+        }
+        if previous.has_withdrawn() {
+            self.global = GlobalChain::Withdrawn;
+        }
+        if self.global != GlobalChain::Proven
+            && let Some(chain) = self.closed_global(store, &owner, merged, &previous)
+        {
+            self.current.global = Arc::new(chain);
+        }
+    }
+
+    /// The plugins of all global rules, and the id of the first.
+    fn merged_rules(&mut self, store: &Store) -> (Plugins, Id) {
         let mut rules: Vec<_> = store
             .live_of(Kind::GlobalRules)
             .filter_map(|object| match object {
@@ -589,35 +659,34 @@ impl Builder {
                 }
             }
         }
-        with_protos(store, &mut merged);
-        // All rules are one chain; it is known to dependency tracking by one key.
-        let owner = (Kind::GlobalRules, rules.first().map_or_else(Id::default, |rule| rule.id.clone()));
-        let previous = Arc::clone(&self.current.global);
-        match self.chain(store, &owner, ChainKind::Global, &merged, NO_FRAMES, Some(&previous)) {
-            Ok(chain) => {
-                self.global = GlobalChain::Proven;
-                self.current.global = Arc::new(chain);
-            }
-            Err(problems) => {
-                self.note::<()>(&owner, Err(problems));
-                if self.global == GlobalChain::Proven {
-                    return;
-                }
-                let mut closed = |plugins: &Plugins| {
-                    self.without_modules(|own| {
-                        own.chain(store, &owner, ChainKind::Global, plugins, NO_FRAMES, Some(&previous))
-                    })
-                };
-                let chain = closed(&merged).or_else(|problems| {
-                    // Plugins that have other faults take none of the rest with them.
-                    merged.retain(|name, _| !problems.iter().any(|problem| is_of(problem, name)));
-                    closed(&merged)
-                });
-                if let Ok(chain) = chain {
-                    self.current.global = Arc::new(chain);
-                }
-            }
-        }
+        (merged, rules.first().map_or_else(Id::default, |rule| rule.id.clone()))
+    }
+
+    /// The chain of the global rules where modules of it cannot be had: it refuses
+    /// for them. Plugins that have other faults take none of the rest with them.
+    fn closed_global(
+        &mut self,
+        store: &Store,
+        owner: &Key,
+        mut plugins: Plugins,
+        previous: &Chain,
+    ) -> Option<Chain> {
+        let build = |own: &mut Self, plugins: &Plugins| {
+            // Nothing of what a bad rule says of a module counts but its name.
+            let barred = own.barred.iter().map(|name| (name.clone(), Plugin::default()));
+            let plugins: Plugins = plugins.clone().into_iter().chain(barred).collect();
+            own.without_modules(|own| {
+                own.chain(store, owner, ChainKind::Global, &plugins, NO_FRAMES, Some(previous))
+            })
+        };
+        let problems = match build(self, &plugins) {
+            Ok(chain) => return Some(chain),
+            Err(problems) => problems,
+        };
+        let is_at_fault = |name: &String| problems.iter().any(|problem| is_of(problem, name));
+        self.barred.extend(plugins.keys().filter(|name| is_at_fault(name) && is_module(name)).cloned());
+        plugins.retain(|name, _| !is_at_fault(name));
+        build(self, &plugins).ok()
     }
 
     /// Builds something that is to be there even if its modules are not.
@@ -645,6 +714,9 @@ impl Builder {
         let https_port = self.https_port();
         let around = Around { store, formats: &self.formats };
         let (place, gaps, is_starting) = (modules, self.gaps, self.is_starting);
+        let is_barred = |name: &str| {
+            gaps == Gaps::AreClosed && owner.0 == Kind::GlobalRules && self.barred.contains(name)
+        };
         let modules = RefCell::new(&mut self.modules);
         let module = |source: ModuleSource<'_>| {
             let id = Id::new(source.name).map_err(|_| "unknown plugin".to_owned())?;
@@ -654,10 +726,16 @@ impl Builder {
                 return match gaps {
                     _ if WATCHING_PLUGINS.contains(&source.name) => Ok(FoundModule::LeftOut),
                     Gaps::AreFaults => Err(format!("modules/{id} does not exist")),
-                    Gaps::AreClosed if is_new() => Ok(FoundModule::LeftOut),
+                    Gaps::AreClosed if is_new() && !is_barred(source.name) => Ok(FoundModule::LeftOut),
                     Gaps::AreClosed => Ok(FoundModule::Missing),
                 };
             };
+            if is_barred(source.name) {
+                return Ok(match object.on_failure {
+                    objects::ModuleFailure::Open => FoundModule::LeftOut,
+                    objects::ModuleFailure::Closed => FoundModule::Missing,
+                });
+            }
             match (modules.borrow_mut().find(object, source.config), gaps) {
                 (Ok(rollout), _) => Ok(FoundModule::Ready(rollout)),
                 (Err(_), Gaps::AreClosed)
@@ -732,6 +810,9 @@ impl Builder {
             return;
         };
         let built = self.try_route(store, &key, object);
+        if built.is_err() && self.has_withdrawn(&key) {
+            self.closed.insert(key.clone());
+        }
         if let Some(route) = self.note(&key, built) {
             self.closed.remove(&key);
             self.put_route(&key, route);
@@ -1081,6 +1162,23 @@ fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Time
 fn is_of(problem: &Problem, name: &str) -> bool {
     let rest = problem.field.strip_prefix("plugins.").and_then(|field| field.strip_prefix(name));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// Whether a plugin of this name is a module that may refuse requests.
+fn is_module(name: &str) -> bool {
+    !BUILT_IN_PLUGINS.contains(&name) && !WATCHING_PLUGINS.contains(&name)
+}
+
+/// Modules that are named by global rules of which no version is in force.
+fn modules_of_bad_rules(store: &Store) -> BTreeSet<String> {
+    let bad = store.quarantined().map(|(key, ..)| key).filter(|key| key.0 == Kind::GlobalRules);
+    let bad = bad.filter(|key| store.live(key.0, &key.1).is_none());
+    let plugins = bad.filter_map(|key| store.document(key.0, &key.1)?.value.get("plugins")?.as_object());
+    plugins
+        .flatten()
+        .filter(|(name, plugin)| is_module(name) && plugin["_meta"]["disable"] != true)
+        .map(|(name, _)| name.clone())
+        .collect()
 }
 
 fn has_global_rules(store: &Store) -> bool {

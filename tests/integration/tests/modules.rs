@@ -510,6 +510,43 @@ fn a_global_rule_whose_module_has_no_object_at_the_start_lets_nothing_pass() {
 }
 
 #[test]
+fn a_global_rule_that_is_no_good_at_the_start_lets_nothing_pass_its_module_unseen() {
+    let origin = HttpEcho::start("origin");
+    let bad = json!({"plugins": {"guest": {}, "limit-count": {"count": -1, "time_window": 1}}});
+    let good = json!({"plugins": {"guest": {}, "limit-count": {"count": 1000, "time_window": 1}}});
+    let marks = json!({"plugins": {"response-rewrite": {"headers": {"x-rule": "1"}}}});
+    let builder = || {
+        gateway(&origin, &Guest::new("one").build(), None).put("global_rules", "waf", &bad).put(
+            "global_rules",
+            "marks",
+            &marks,
+        )
+    };
+    let mut sluice = builder().start();
+    let refused = get(&sluice, "/other");
+    assert_eq!((refused.status, refused.header("x-rule")), (503, Some("1")), "the other rules are in force");
+    assert!(origin.seen().is_empty());
+    let line = sluice.logged("the refusal", |line| line["reason"] == "module_missing");
+    assert_eq!(line["verdicts"][0]["plugin"], "guest", "{line}");
+    let told = sluice.quarantined("global_rules", "waf").expect("the rule is in quarantine");
+    assert!(told.contains("plugins.limit-count"), "{told}");
+    sluice.put("global_rules", "waf", &good);
+    eventually("requests pass", || (get(&sluice, "/other").status == 200).then_some(()));
+    assert_eq!(get(&sluice, "/other?q=evil").status, 403);
+    // What goes bad later leaves the last good one in force, and taking it away ends it.
+    sluice.apply("global_rules", "waf", &bad);
+    assert_eq!((get(&sluice, "/other").status, get(&sluice, "/other?q=evil").status), (200, 403));
+    sluice.process().kill();
+    sluice.restart();
+    assert_eq!(get(&sluice, "/other").status, 503);
+    sluice.remove("global_rules", "waf");
+    eventually("requests pass", || (get(&sluice, "/other").status == 200).then_some(()));
+    // One that may fail open is left out.
+    let sluice = builder().put("modules", "guest", json!({"on_failure": "open"})).start();
+    assert_eq!(get(&sluice, "/other?q=evil").status, 200);
+}
+
+#[test]
 fn a_global_rule_without_its_module_is_ended_by_taking_it_away() {
     let origin = HttpEcho::start("origin");
     let sluice = gateway(&origin, &Guest::new("one").build(), None)

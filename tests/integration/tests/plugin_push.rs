@@ -294,7 +294,7 @@ fn what_no_key_vouches_for_cannot_be_pushed() {
     }
     desk.does(&gateway, &with(&["11", "--key", "ops.pem", "--canary", "1"]));
     until_trial(&gateway, "running");
-    // Once the key is revoked nothing comes in by it, and what was tried ends.
+    // Once the key is revoked nothing comes in by it, and what ran or was tried ends.
     let mut revoked = ops;
     revoked["revoked"] = json!(true);
     expect(&gateway, "PUT", "trust_keys/ops", &revoked.to_string(), 200);
@@ -302,13 +302,38 @@ fn what_no_key_vouches_for_cannot_be_pushed() {
     assert!(shown["trial"]["why"].as_str().is_some_and(|why| why.contains("is revoked")), "{shown}");
     let error = desk.fails(&gateway, &["promote", "guest"]);
     assert!(error.contains("\"ops\", which is revoked"), "{error}");
-    until_mark(&gateway, "one");
+    assert_eq!(get(&gateway, "/"), 503);
 }
 
 /// A node of a fleet that reads this cluster.
 fn node(etcd: &Etcd, id: &str) -> SluiceBuilder {
     let node = json!({"id": id, "region": "here"});
     with_keys(Sluice::builder().etcd(etcd, json!({"timeout": "2s"}))).boot("node", node)
+}
+
+#[test]
+fn a_revoked_key_stops_its_modules_on_the_whole_fleet() {
+    let (origin, desk, etcd) = (HttpEcho::start("origin"), Desk::new(), Etcd::start());
+    let start = |id: &str| node(&etcd, id).boot("modules", json!({"trust": "required"})).start();
+    let (one, two) = (start("one"), start("two"));
+    let mut key = desk.key("ops");
+    expect(&one, "PUT", "trust_keys/ops", &key.to_string(), 201);
+    desk.component("one.wasm", &Guest::new("one").build());
+    desk.does(&one, &["push", "guest", "one.wasm", "--version", "1", "--key", "ops.pem"]);
+    fill(&one, &origin);
+    [&one, &two].into_iter().for_each(|node| until_mark(node, "one"));
+    key["revoked"] = json!(true);
+    expect(&two, "PUT", "trust_keys/ops", &key.to_string(), 200);
+    for node in [&one, &two] {
+        eventually("requests are refused", || (get(node, "/") == 503).then_some(()));
+        assert_eq!(module(node)["state"], "withdrawn");
+    }
+    let address = one.status_address().to_string();
+    eventually("the fleet shows it", || {
+        let mut command = Sluice::command(&["status", "--fleet", "--addr", &address]);
+        let shown = String::from_utf8(command.output().expect("sluice runs").stdout).expect("text");
+        (shown.matches("guest=1:withdrawn").count() == 2).then_some(())
+    });
 }
 
 #[test]

@@ -4,8 +4,9 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use sluice_harness::guest::Guest;
-use sluice_harness::{Curl, HttpEcho, Sluice, SluiceBuilder, eventually};
+use sluice_harness::guest::{Guest, phases};
+use sluice_harness::{Curl, HttpEcho, Sluice, SluiceBuilder, SteadyLoad, eventually};
+use sluice_tests::lines::{Server, frame, im_route, read_error, read_frame};
 use tempfile::TempDir;
 
 /// Who signs: a folder with keys.
@@ -170,7 +171,7 @@ fn what_no_key_vouches_for_is_refused_with_the_reason_and_the_old_one_stays() {
 }
 
 #[test]
-fn a_revoked_key_vouches_for_nothing_and_an_older_version_does_not_come_back_after_a_restart() {
+fn an_older_version_does_not_come_back_after_a_restart() {
     let (origin, signer) = (HttpEcho::start("origin"), Signer::new());
     let (one, two) = (Guest::new("one").build(), Guest::new("two").build());
     let builder = gateway(&origin, &signer, &[]);
@@ -195,14 +196,131 @@ fn a_revoked_key_vouches_for_nothing_and_an_older_version_does_not_come_back_aft
         let shown = status(&sluice);
         (shown["state"] == "ready" && shown["provenance"]["state"] == "signed").then_some(())
     });
-    let revoked = std::fs::read_to_string(sluice.conf().join("trust_keys/ops.yaml")).expect("the key");
-    sluice.apply("trust_keys", "ops", format!("{revoked}revoked: true\n"));
-    let shown = eventually("the key is revoked", || {
+}
+
+/// The trust key `ops` as it is written.
+fn key_of(sluice: &Sluice) -> String {
+    std::fs::read_to_string(sluice.conf().join("trust_keys/ops.yaml")).expect("the key")
+}
+
+fn answer(sluice: &Sluice) -> u16 {
+    Curl::get(format!("{}/", sluice.url("edge"))).run().status
+}
+
+#[test]
+fn what_a_revoked_key_signed_stops_under_load_until_a_version_of_another_key_is_to_serve() {
+    let (origin, signer) = (HttpEcho::start("origin"), Signer::new());
+    let (one, two) = (Guest::new("one").build(), Guest::new("two").build());
+    let builder = gateway(&origin, &signer, &[]).put("trust_keys", "spare", signer.key("spare"));
+    let first = signer.version("1", &one, &["--number", "1"]);
+    let second = signer.version("2", &two, &["--number", "2", "--key", "spare.pem"]);
+    let object = |active: &str| json!({"versions": [first, second], "active": active});
+    let sluice = builder
+        .bytes(&format!("blobs/{}", blob(&first)), &one)
+        .bytes(&format!("blobs/{}", blob(&second)), &two)
+        .put("modules", "guest", object("1"))
+        .start();
+    let load = SteadyLoad::get(sluice.address("edge"), "localhost", "/", 4, 100);
+    load.until_good(40);
+    assert_eq!(load.so_far().failed, 0);
+    sluice.apply("trust_keys", "ops", format!("{}revoked: true\n", key_of(&sluice)));
+    assert_eq!(answer(&sluice), 503);
+    // What was under way then has ended when each connection has met two refusals.
+    let until_failed = |more: u64| {
+        let goal = load.so_far().failed + more;
+        eventually("requests are refused", || (load.so_far().failed >= goal).then_some(()));
+    };
+    until_failed(16);
+    let good = load.so_far().good;
+    until_failed(100);
+    assert_eq!(load.so_far().good, good, "nothing passes");
+    sluice.logged("a refusal", |line| line["reason"] == "module_missing" && line["status"] == 503);
+    let shown = status(&sluice);
+    assert_eq!((&shown["state"], &shown["running"]), (&json!("withdrawn"), &json!([])), "{shown}");
+    assert!(shown["why"].as_str().is_some_and(|why| why.contains("\"ops\", which is revoked")), "{shown}");
+    assert_eq!(shown["provenance"]["state"], "refused", "{shown}");
+    let told = sluice.quarantined("routes", "all").expect("the route is in quarantine");
+    assert!(told.contains("plugins.guest") && told.contains("which is revoked"), "{told}");
+    let gauge = |sluice: &Sluice| sluice.metrics().value("sluice_module_withdrawn", &[("module", "guest")]);
+    assert_eq!(gauge(&sluice), Some(1.0));
+    let log = std::fs::read_to_string(sluice.folder().join("sluice.log")).expect("a log");
+    assert!(log.contains("a version that ran is withdrawn"), "{log}");
+    // A version of another key comes when the object says so.
+    sluice.apply("modules", "guest", object("2"));
+    eventually("the other version serves", || (mark(&sluice).as_deref() == Some("two")).then_some(()));
+    load.until_good(40);
+    assert_eq!((&status(&sluice)["state"], gauge(&sluice)), (&json!("ready"), None));
+    let report = load.stop();
+    assert!(report.failures.iter().all(|why| why.starts_with("status 503")), "{:?}", report.failures);
+}
+
+#[test]
+fn a_key_that_is_removed_narrowed_or_replaced_stops_what_it_signed_and_one_that_ends_does_not() {
+    let (origin, signer) = (HttpEcho::start("origin"), Signer::new());
+    let one = Guest::new("one").build();
+    let builder = gateway(&origin, &signer, &[]);
+    let version = signer.version("1", &one, &[]);
+    let sluice = builder
+        .bytes(&format!("blobs/{}", blob(&version)), &one)
+        .put("modules", "guest", json!({"versions": [version]}))
+        .start();
+    let key = key_of(&sluice);
+    let other = signer.key("other").replace("id: other", "id: ops");
+    let narrowed = format!("{key}modules: [other]\n");
+    for (what, changed) in [("removed", None), ("narrowed", Some(narrowed)), ("replaced", Some(other))] {
+        assert_eq!(mark(&sluice).as_deref(), Some("one"), "{what}");
+        match changed {
+            Some(changed) => sluice.apply("trust_keys", "ops", changed),
+            None => sluice.apply_removal("trust_keys", "ops"),
+        }
+        assert_eq!(answer(&sluice), 503, "{what}");
+        assert_eq!(status(&sluice)["state"], "withdrawn", "{what}");
+        // With the key its version comes back.
+        sluice.apply("trust_keys", "ops", &key);
+        eventually(what, || (mark(&sluice).as_deref() == Some("one")).then_some(()));
+        assert_eq!(status(&sluice)["state"], "ready", "{what}");
+    }
+    // Time that passes stops nothing that runs.
+    sluice.apply("trust_keys", "ops", format!("{key}not_after: \"2020-01-01T00:00:00Z\"\n"));
+    assert_eq!(status(&sluice)["provenance"]["state"], "refused");
+    assert_eq!(mark(&sluice).as_deref(), Some("one"));
+    // What may fail open is left out.
+    sluice.apply("trust_keys", "ops", &key);
+    sluice.apply("modules", "guest", json!({"versions": [version], "on_failure": "open"}));
+    eventually("it may fail open", || {
         let shown = status(&sluice);
-        (shown["provenance"]["state"] == "refused").then_some(shown)
+        (shown["state"] == "ready" && mark(&sluice).is_some()).then_some(())
     });
-    assert!(shown["provenance"]["why"].as_str().is_some_and(|why| why.contains("is revoked")), "{shown}");
-    assert_eq!(mark(&sluice).as_deref(), Some("two"), "what runs goes on");
+    sluice.apply("trust_keys", "ops", format!("{key}revoked: true\n"));
+    assert_eq!((answer(&sluice), mark(&sluice)), (200, None));
+}
+
+#[test]
+fn a_revoked_key_stops_its_modules_on_frames_and_in_global_rules() {
+    let (origin, signer, server) = (HttpEcho::start("origin"), Signer::new(), Server::frame_echo());
+    let one = Guest::new("one").phases(phases::REQUEST_HEAD | phases::FRAMES).build();
+    let builder = gateway(&origin, &signer, &[]);
+    let version = signer.version("1", &one, &[]);
+    let mut stream = im_route(json!({}));
+    stream["plugins"] = json!({"guest": {}});
+    let sluice = builder
+        .bytes(&format!("blobs/{}", blob(&version)), &one)
+        .put("modules", "guest", json!({"versions": [version]}))
+        .put("routes", "all", json!({"uri": "/*", "upstream": {"nodes": {origin.node(): 1}}}))
+        .put("global_rules", "guest", json!({"plugins": {"guest": {}}}))
+        .listener("im", json!({"protocol": "tlv"}))
+        .put("upstreams", "im", json!({"scheme": "tlv", "nodes": {server.node(): 1}}))
+        .put("stream_routes", "im", &stream)
+        .start();
+    assert_eq!(mark(&sluice).as_deref(), Some("one"));
+    let mut raw = sluice.connect("im");
+    raw.send(frame(0x0301, 1, 7, b"passpass"));
+    assert_eq!(read_frame(&mut raw).sequence, 1);
+    sluice.apply("trust_keys", "ops", format!("{}revoked: true\n", key_of(&sluice)));
+    assert_eq!(answer(&sluice), 503);
+    raw.send(frame(0x0301, 2, 7, b"passpass"));
+    assert_eq!(read_error(&mut raw), (2, "module_missing".to_owned()));
+    assert_eq!(status(&sluice)["running"], json!([]));
 }
 
 #[test]

@@ -91,9 +91,11 @@ impl Version {
     pub(super) fn frames(&self, batch: &mut FrameBatch<'_>, verdicts: &mut [Decided]) {
         let wanted = &self.plugin.interest().commands;
         let goes_on = |at: &usize| matches!(verdicts[*at].0, FrameVerdict::Pass | FrameVerdict::Rewrite(_));
+        // Of one that is withdrawn nobody knows what it would want now.
+        let wants_all = wanted.is_empty() || self.plugin.is_withdrawn();
         let is_wanted = |at: &usize| {
             let command = batch.frames[*at].command;
-            wanted.is_empty() || wanted.iter().any(|own| u64::from(*own) == command)
+            wants_all || wanted.iter().any(|own| u64::from(*own) == command)
         };
         let places: Vec<usize> = (0..batch.frames.len()).filter(goes_on).filter(is_wanted).collect();
         if places.is_empty() || !self.wants.frames {
