@@ -46,6 +46,7 @@ mod registry;
 mod slots;
 mod stats;
 mod ticker;
+mod timers;
 mod transcode;
 mod trial;
 mod trust;

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::LoadError;
 use super::comparison::{Breaking, Comparisons};
 use super::component::{Component, Interface};
 use super::engine::{Engine, EngineOptions};
@@ -22,9 +23,9 @@ use super::host::Services;
 use super::ledger::{Ledger, Origin};
 use super::limits::Limits;
 use super::module::{Mode, OnFailure, Plugin, Settings};
+use super::timers;
 use super::trial::{Trial, TrialEnd, TrialRecord};
 use super::trust::{Provenance, Trust, TrustFault};
-use super::{LoadError, Visit};
 use crate::config::objects::{Module, ModuleCanary, ModuleFailure, ModuleInstance, ModuleVersion};
 use crate::config::{self, Blobs, COMPONENT_BYTES_MAX, Digest, Id};
 
@@ -601,7 +602,7 @@ impl Modules {
                 tracing::info!(module = %id, version = %plugin.version(), ?took, "module is ready");
                 self.running.list.lock().push(Arc::downgrade(&plugin));
                 self.ledger.note(&plugin, origin, &self.trust);
-                start_timer(&plugin);
+                timers::start(&plugin);
                 Use::Ready {
                     plugin: Arc::downgrade(&plugin),
                     first: Some((plugin, Instant::now() + UNUSED_TIME)),
@@ -719,79 +720,5 @@ fn settings(
         kv: object.grants.kv.clone(),
         fetch: object.grants.fetch.clone(),
         slots,
-    }
-}
-
-/// Runs a module's timer while the module is in use, one run after the other.
-fn start_timer(plugin: &Arc<Plugin>) {
-    if let Some(function) = plugin.function() {
-        if let Some(interval) = function.timer_interval() {
-            tokio::spawn(tick_function(Arc::downgrade(plugin), interval));
-        }
-        return;
-    }
-    let interval = Duration::from_millis(plugin.interest().timer_interval.into());
-    let plugin = Arc::downgrade(plugin);
-    tokio::spawn(async move {
-        if interval.is_zero() {
-            return tend(plugin).await;
-        }
-        let mut visit = Some(Visit::default());
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let tending = tokio::spawn(tend(plugin.clone()));
-        loop {
-            ticks.tick().await;
-            let Some(plugin) = plugin.upgrade() else { break };
-            let mut own = visit.take().unwrap_or_default();
-            let work = tokio::task::spawn_blocking(move || {
-                let (outcome, _) = super::wait(plugin.tick(&mut own));
-                if let Ok(Err(text)) = outcome {
-                    tracing::warn!(module = %plugin.name(), reason = text, "a module's timer failed");
-                }
-                own
-            });
-            visit = work.await.ok();
-        }
-        tending.abort();
-    });
-}
-
-/// Runs the timer of an edge function while the function is in use.
-async fn tick_function(plugin: Weak<Plugin>, interval: Duration) {
-    let mut ticks = tokio::time::interval(interval);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let Some(plugin) = plugin.upgrade() else { return };
-        let Some(function) = plugin.function() else { return };
-        if plugin.is_withdrawn() {
-            continue;
-        }
-        match function.tick().await {
-            Ok(Ok(())) => {}
-            Ok(Err(reason)) => tracing::warn!(module = %plugin.name(), reason, "a module's timer failed"),
-            Err(error) => tracing::warn!(module = %plugin.name(), %error, "a module's timer failed"),
-        }
-    }
-}
-
-/// Makes new instances for a module in the places of those that are lost or spent.
-async fn tend(plugin: Weak<Plugin>) {
-    /// How often it is looked whether the module is still in use.
-    const LOOK: Duration = Duration::from_secs(5);
-    /// Time before another try when there was no new instance to be had.
-    const PAUSE: Duration = Duration::from_secs(1);
-    loop {
-        let Some(wanted) = plugin.upgrade().map(|plugin| plugin.wanted()) else { return };
-        let _ = tokio::time::timeout(LOOK, wanted.notified()).await;
-        let Some(strong) = plugin.upgrade() else { return };
-        if !strong.wants_instances() || strong.is_withdrawn() {
-            continue;
-        }
-        let work = tokio::task::spawn_blocking(move || strong.refill());
-        if !work.await.unwrap_or(false) {
-            tokio::time::sleep(PAUSE).await;
-        }
     }
 }
