@@ -27,8 +27,6 @@ fn error(answer: &Value) -> &str {
 #[test]
 fn a_set_is_made_whole_or_not_at_all() {
     on_both_stores(|sluice, _| {
-        // Stays: a store of which everything goes at once is taken for lost.
-        expect(sluice, "PUT", "upstreams/other", &upstream().to_string(), 201);
         // The route comes first and names what comes after it.
         let both =
             [put("routes", "r", json!({"uri": "/", "upstream_id": "u"})), put("upstreams", "u", upstream())];

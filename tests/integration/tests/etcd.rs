@@ -182,6 +182,33 @@ fn a_deleted_prefix_leaves_the_last_good_state_in_force_and_says_so() {
 }
 
 #[test]
+fn a_change_that_deletes_everything_is_no_loss_and_a_node_that_was_away_knows_it_too() {
+    let (etcd, origin) = (Etcd::start(), HttpEcho::start("origin"));
+    fill(&etcd, &origin);
+    let (one, mut two) = (with_keys(node(&etcd, "one")).start(), node(&etcd, "two").start());
+    until_even(&etcd, &[&one, &two]);
+    let kept = two.folder().join("cache/etcd-state");
+    eventually("the state is kept", || {
+        std::fs::read_to_string(&kept).ok().filter(|text| text.contains("/a")).map(drop)
+    });
+    two.process().kill();
+    // Of several changes the last one takes all that is left.
+    expect(&one, "DELETE", "routes/a", "", 200);
+    let all = [("listeners", "edge"), ("upstreams", "u")];
+    let objects = all.map(|(kind, id)| json!({"kind": kind, "id": id, "value": null}));
+    expect(&one, "POST", "changes", &json!({"objects": objects}).to_string(), 200);
+    two.restart();
+    for node in [&one, &two] {
+        eventually("nothing is in force", || {
+            let config = node.status()["config"].clone();
+            let counts = ["listeners", "upstreams", "routes"].map(|kind| config["objects"][kind].clone());
+            (counts == [json!(0), json!(0), json!(0)]).then_some(())
+        });
+        assert_eq!(node.status()["config"]["quarantined"], json!([]));
+    }
+}
+
+#[test]
 fn another_and_empty_cluster_on_the_same_address_changes_nothing() {
     let (mut etcd, origin) = (Etcd::start(), HttpEcho::start("origin"));
     fill(&etcd, &origin);

@@ -177,6 +177,14 @@ impl Mirror {
         }
     }
 
+    /// The objects that went all at once while nothing was written since, and the
+    /// highest revision of them.
+    pub(super) fn emptied(&self) -> Option<(u64, &BTreeSet<Key>)> {
+        let emptied = self.emptied.as_ref().filter(|emptied| emptied.refilled.is_none())?;
+        let revisions = emptied.held.iter().filter_map(|key| Some(self.told.get(key)?.revision));
+        Some((revisions.max()?, &emptied.held))
+    }
+
     /// When [`Mirror::release`] has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
         Some(self.emptied.as_ref()?.refilled? + REFILL_QUIET)
@@ -187,6 +195,11 @@ impl Mirror {
         if self.due().is_none_or(|due| due > now) {
             return Vec::new();
         }
+        self.let_go()
+    }
+
+    /// Lets everything go that is held.
+    pub(super) fn let_go(&mut self) -> Vec<DocumentChange> {
         let held = self.emptied.take().map(|emptied| emptied.held).unwrap_or_default();
         held.into_iter()
             .map(|key| {
@@ -428,6 +441,19 @@ mod tests {
         let gone = mirror.release(later + REFILL_QUIET);
         assert_eq!(told(&gone), ["upstreams/u gone", "routes/b gone"]);
         assert!(mirror.problems().is_empty());
+    }
+
+    #[test]
+    fn what_somebody_meant_to_delete_goes() {
+        let now = Instant::now();
+        let mut mirror = mirror(vec![put("routes/a", 2), put("routes/b", 3)]);
+        assert!(mirror.emptied().is_none());
+        assert!(mirror.list(Vec::new(), now).is_empty());
+        let (revision, held) = mirror.emptied().unwrap();
+        assert_eq!((revision, held.len()), (3, 2));
+        assert_eq!(told(&mirror.let_go()), ["routes/a gone", "routes/b gone"]);
+        assert!(mirror.problems().is_empty() && mirror.emptied().is_none());
+        assert_eq!(told(&mirror.take(vec![put("routes/n", 6)], now)), ["routes/n at 6"]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod keys;
 mod mirror;
 mod options;
 mod pace;
+mod purpose;
 mod registration;
 mod session;
 mod worker;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::backoff::{Backoff, random};
 use super::mirror::Mirror;
 use super::pace::Pace;
+use super::purpose;
 use super::session::{Connection, Entry, Lost};
 use super::{KeptState, Link};
 use crate::config::source::{Batch, Stamp};
@@ -162,6 +163,7 @@ impl Worker {
             changes.extend(by_key(self.mirror.begin_with(kept.documents)));
         }
         changes.extend(by_key(self.mirror.list(listing.entries, Instant::now())));
+        changes.extend(by_key(self.deleted_on_purpose(connection).await));
         let changes: Vec<DocumentChange> = changes.into_values().collect();
         tracing::info!(endpoint = %connection.endpoint, revision = listing.revision, changes = changes.len(),
             "the etcd store was listed");
@@ -215,6 +217,7 @@ impl Worker {
                     let now = Instant::now();
                     pace.told(now);
                     let mut changes = self.mirror.take(events, now);
+                    changes.extend(self.deleted_on_purpose(connection).await);
                     changes.extend(self.mirror.release(now));
                     self.revision = self.revision.max(gathered.revision);
                     if self.tell(changes, Telling::Difference).await.is_err() {
@@ -228,6 +231,20 @@ impl Worker {
                 }
                 () = self.batches.closed() => return Ok(()),
                 () = self.link.reread.notified() => return Err(Lost("everything is to be read again".to_owned())),
+            }
+        }
+    }
+
+    /// Lets the objects go that went all at once, where changes tell of it. Where
+    /// that cannot be found out they stay, and the next listing asks again.
+    async fn deleted_on_purpose(&mut self, connection: &Connection) -> Vec<DocumentChange> {
+        let Some((since, gone)) = self.mirror.emptied() else { return Vec::new() };
+        match purpose::is_told(connection, &self.link.options.root(), since, gone).await {
+            Ok(true) => self.mirror.let_go(),
+            Ok(false) => Vec::new(),
+            Err(lost) => {
+                tracing::warn!(reason = %lost, "all objects went at once, and the history cannot be read");
+                Vec::new()
             }
         }
     }
