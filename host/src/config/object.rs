@@ -75,6 +75,31 @@ macro_rules! with_object {
     };
 }
 
+/// What a function of `objects` says of the type of a kind.
+macro_rules! of_kind {
+    ($kind:expr, $function:ident) => {
+        match $kind {
+            Kind::Listeners => objects::$function::<Listener>(),
+            Kind::FrameFormats => objects::$function::<FrameFormat>(),
+            Kind::Ssls => objects::$function::<Ssl>(),
+            Kind::TrustKeys => objects::$function::<TrustKey>(),
+            Kind::Modules => objects::$function::<Module>(),
+            Kind::Protos => objects::$function::<Proto>(),
+            Kind::Upstreams => objects::$function::<Upstream>(),
+            Kind::Services => objects::$function::<Service>(),
+            Kind::PluginConfigs => objects::$function::<PluginConfig>(),
+            Kind::GlobalRules => objects::$function::<GlobalRule>(),
+            Kind::Routes => objects::$function::<Route>(),
+            Kind::StreamRoutes => objects::$function::<StreamRoute>(),
+            Kind::Secrets => objects::$function::<Secret>(),
+            Kind::ConsumerGroups => objects::$function::<ConsumerGroup>(),
+            Kind::Consumers => objects::$function::<Consumer>(),
+            Kind::Credentials => objects::$function::<Credential>(),
+            Kind::PluginMetadata => objects::$function::<PluginMetadata>(),
+        }
+    };
+}
+
 impl Object {
     /// Reads and checks an object of a kind.
     ///
@@ -104,25 +129,12 @@ impl Object {
 
     /// The names of the fields that objects of a kind can have.
     pub fn fields(kind: Kind) -> &'static [&'static str] {
-        match kind {
-            Kind::Listeners => objects::fields::<Listener>(),
-            Kind::FrameFormats => objects::fields::<FrameFormat>(),
-            Kind::Ssls => objects::fields::<Ssl>(),
-            Kind::TrustKeys => objects::fields::<TrustKey>(),
-            Kind::Modules => objects::fields::<Module>(),
-            Kind::Protos => objects::fields::<Proto>(),
-            Kind::Upstreams => objects::fields::<Upstream>(),
-            Kind::Services => objects::fields::<Service>(),
-            Kind::PluginConfigs => objects::fields::<PluginConfig>(),
-            Kind::GlobalRules => objects::fields::<GlobalRule>(),
-            Kind::Routes => objects::fields::<Route>(),
-            Kind::StreamRoutes => objects::fields::<StreamRoute>(),
-            Kind::Secrets => objects::fields::<Secret>(),
-            Kind::ConsumerGroups => objects::fields::<ConsumerGroup>(),
-            Kind::Consumers => objects::fields::<Consumer>(),
-            Kind::Credentials => objects::fields::<Credential>(),
-            Kind::PluginMetadata => objects::fields::<PluginMetadata>(),
-        }
+        of_kind!(kind, fields)
+    }
+
+    /// The JSON Schema of objects of a kind.
+    pub fn schema(kind: Kind) -> Value {
+        of_kind!(kind, schema)
     }
 
     /// The kind.

@@ -11,22 +11,31 @@ fn gateway() -> Sluice {
     with_keys(Sluice::builder()).start()
 }
 
-/// What a validator says against a document.
-fn faults_of(document: &Value) -> Option<String> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+}
+
+/// What a judge among `clients` says of a document; an error where it finds faults.
+fn judged(judge: &str, document: &Value, more: &[&Path]) -> Result<String, String> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("openapi.json");
     std::fs::write(&file, document.to_string()).unwrap();
     let output = tool("python3")
-        .env("PYTHONPATH", workspace.join("target/python/openapi-spec-validator"))
-        .arg(workspace.join("tests/integration/clients/openapi_judge.py"))
+        .env("PYTHONPATH", workspace().join("target/python/openapi-spec-validator"))
+        .arg(workspace().join("tests/integration/clients").join(judge))
         .arg(&file)
+        .args(more)
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.is_empty(), "the validator failed (`cargo xtask setup` brings it): {error}");
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    (!output.status.success()).then_some(told)
+    if output.status.success() { Ok(told) } else { Err(told) }
+}
+
+/// What a validator says against a document.
+fn faults_of(document: &Value) -> Option<String> {
+    judged("openapi_judge.py", document, &[]).err()
 }
 
 #[test]
@@ -41,6 +50,28 @@ fn the_document_is_valid_and_the_validator_would_say_if_it_were_not() {
     let viewer = format!("X-API-KEY: {VIEWER_KEY}");
     assert_eq!(ask(&sluice, "GET", "openapi.json", "").header(&viewer).run().status, 200);
     assert_eq!(ask(&sluice, "GET", "openapi.json", "").run().status, 401);
+}
+
+#[test]
+fn its_schemas_take_every_documented_object_and_tell_fields_of_another_type() {
+    let document = expect(&gateway(), "GET", "openapi.json", "", 200);
+    let judge = |folder: &Path| judged("schema_judge.py", &document, &[folder]);
+    let told = judge(workspace()).unwrap_or_else(|told| panic!("{told}"));
+    let count: usize = told.lines().next().and_then(|line| line.parse().ok()).expect("a number");
+    assert!(count >= 30, "{count} objects were judged");
+    for (kind, object, fault) in [
+        ("routes", "uri: 7", "uri: 7 is not of type 'string'"),
+        ("upstreams", "lines: [{name: a, priority: high, nodes: {}}]", "lines.0.priority"),
+        ("modules", "on_failure: ajar", "on_failure: 'ajar' is not one of"),
+        ("stream_routes", "listener: im\nport: 9", "'port' was unexpected"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("examples/one").join(kind);
+        std::fs::create_dir_all(&place).unwrap();
+        std::fs::write(place.join("one.yaml"), object).unwrap();
+        let told = judge(folder.path()).expect_err(object);
+        assert!(told.contains(fault), "{object}: {told}");
+    }
 }
 
 /// A path of the document with something in its open parts.

@@ -36,7 +36,5 @@ fn described(priority: i32) -> Value {
 
 /// The fields of a kind.
 pub(super) fn schema(kind: Kind) -> Response {
-    let fields: Map<String, Value> =
-        Object::fields(kind).iter().map(|field| ((*field).to_owned(), json!({}))).collect();
-    Response::json(200, &json!({"type": "object", "properties": fields, "additionalProperties": false}))
+    Response::json(200, &Object::schema(kind))
 }
