@@ -1,4 +1,5 @@
-//! Values shared by all instances, by the module's grant `kv: [namespace]`.
+//! Values shared by all instances, by the module's grants: `kv: [namespace]` for those of
+//! a node, `store: [namespace]` for those of all nodes.
 //!
 //! ```
 //! use std::time::Duration;
@@ -22,7 +23,8 @@ use super::backend;
 pub enum Scope {
     /// All instances of all modules with the grant on one node.
     Node,
-    /// The same on all nodes, through the configuration store. Slower.
+    /// The instances of this module on all nodes, through etcd. Much slower, and only in
+    /// calls that may wait: for requests, timers and functions.
     Store,
 }
 

@@ -27,7 +27,7 @@ use crate::admin::{
 use crate::config::cache::{self, Keeper};
 use crate::config::objects;
 use crate::config::source::{
-    Describe, DirectorySource, EtcdOptions, EtcdSource, EtcdStart, Source, state_file,
+    Describe, DirectorySource, EtcdOptions, EtcdSource, EtcdStart, SharedValues, Source, state_file,
 };
 use crate::config::{Blobs, KeptBlobs};
 use crate::control::{Control, NodeView, Phase, Remote};
@@ -214,14 +214,17 @@ impl Main {
         self.serve_status()?;
         let (source, keeper) = self.open_store()?;
         let writer = source.writer();
-        let modules = self.modules(self.blobs(&source));
+        let modules = self.modules(self.blobs(&source), source.values());
         let builder = Builder::new(
             Arc::clone(&self.environment),
             Arc::clone(&self.shared.metrics),
             Sessions::new(),
             modules,
         );
-        let checker = Checker::new(Arc::clone(&self.environment));
+        let mut checker = Checker::new(Arc::clone(&self.environment));
+        if source.values().is_none() {
+            checker = checker.of_a_directory();
+        }
         let (changed, mut changes) = watch::channel(0);
         let (questions, asked) = mpsc::channel(admin::QUESTIONS_MAX);
         self.serve_admin(admin::Desk::new(
@@ -295,11 +298,11 @@ impl Main {
         }
     }
 
-    /// The modules of this node, their bytes from `blobs`.
-    fn modules(&self, blobs: Arc<dyn Blobs>) -> Modules {
+    /// The modules of this node, their bytes from `blobs`, with the values they share.
+    fn modules(&self, blobs: Arc<dyn Blobs>, shared: Option<SharedValues>) -> Modules {
         let view = Arc::clone(&self.view);
         let health = Box::new(move |id: &str| view.node_health(id));
-        let services = Services::new(self.directory.clone(), health);
+        let services = Services::new(self.directory.clone(), health, shared);
         let cache_dir = self.boot.cache_dir.as_deref().map(code_folder);
         let options = EngineOptions { cache_dir, ..EngineOptions::default() };
         let metrics = &self.shared.metrics;

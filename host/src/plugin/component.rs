@@ -107,7 +107,11 @@ pub struct Component {
 /// What a component was made into.
 pub(super) enum Made {
     /// A plugin of `sluice:plugin`.
-    Plugin(InstancePre<State>),
+    Plugin {
+        pre: InstancePre<State>,
+        /// The same where what it is granted may have its calls wait.
+        waiting: Option<InstancePre<State>>,
+    },
     /// An edge function by `wasi:http`.
     Function(Arc<edge::Prepared>),
 }
@@ -151,11 +155,14 @@ impl Component {
         if outline.interfaces.len() < 2 {
             return Err(LoadError::NoExport(outline.exports.join(", ")));
         }
-        let pre = engine
-            .linker(waits)
-            .instantiate_pre(&code)
-            .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        Ok(Arc::new(Self { engine: engine.clone(), made: Made::Plugin(pre), exports, waits, outline }))
+        let link = |waits| {
+            let linked = engine.linker(waits).instantiate_pre(&code);
+            linked.map_err(|error| LoadError::Invalid(format!("{error:#}")))
+        };
+        let pre = link(waits)?;
+        let waiting = (!waits && outline.grants.contains(&"kv")).then(|| link(true)).transpose()?;
+        let made = Made::Plugin { pre, waiting };
+        Ok(Arc::new(Self { engine: engine.clone(), made, exports, waits, outline }))
     }
 
     fn function(engine: &Engine, bytes: &[u8], digest: Digest) -> Result<Arc<Self>, LoadError> {

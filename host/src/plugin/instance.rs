@@ -109,16 +109,18 @@ impl Live {
             })
         });
         begin(&mut store, owner.limits.configure_deadline);
-        let Made::Plugin(pre) = &component.made else {
+        let Made::Plugin { pre, waiting } = &component.made else {
             return Err(LoadError::Invalid("is an edge function, which is called as a whole".to_owned()));
         };
-        let linked = match component.waits {
+        let waiting = waiting.as_ref().filter(|_| owner.may_wait());
+        let waits = component.waits || waiting.is_some();
+        let pre = waiting.unwrap_or(pre);
+        let linked = match waits {
             true => pre.instantiate_async(&mut store).await,
             false => pre.instantiate(&mut store),
         };
         let linked = linked.map_err(|error| LoadError::Tried(explain(&store, &error)))?;
         let functions = functions(&mut store, &linked, component)?;
-        let waits = component.waits;
         Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place, _ticking: ticking })
     }
 

@@ -76,6 +76,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Namespaces of the key-value store it may use.
     pub kv: Vec<String>,
+    /// Namespaces of the values it shares on all nodes; its calls may wait then.
+    pub store: Vec<String>,
     /// Hosts it may fetch from; none: it may not.
     pub fetch: Vec<String>,
     /// Instances that are kept ready, at most `limits.concurrency`.
@@ -94,6 +96,7 @@ impl Settings {
             on_failure: OnFailure::default(),
             limits: Limits::default(),
             kv: Vec::new(),
+            store: Vec::new(),
             fetch: Vec::new(),
             slots: 2,
         }
@@ -196,6 +199,7 @@ impl Plugin {
         let owner = Arc::new(Owner {
             module: settings.name,
             kv: settings.kv.into_iter().map(Into::into).collect(),
+            store: settings.store.into_iter().map(Into::into).collect(),
             fetch: settings.fetch.into_iter().map(Into::into).collect(),
             limits: settings.limits,
             services: Arc::clone(services),
@@ -274,7 +278,7 @@ impl Plugin {
     /// Whether its calls may have to be waited for.
     #[must_use]
     pub fn waits(&self) -> bool {
-        self.component.waits
+        self.component.waits || self.owner.may_wait()
     }
 
     /// Its module's name.
@@ -340,10 +344,6 @@ impl Plugin {
         self.health.is_broken()
     }
 
-    /// Since when it has been ready.
-    #[must_use]
-    pub fn since(&self) -> std::time::SystemTime {
-        self.since
     /// Takes it out of service, or back: withdrawn, it is called no more and keeps no
     /// instances, whatever still holds it. Calls under way end.
     pub(super) fn set_withdrawn(&self, is_withdrawn: bool) {
@@ -357,6 +357,10 @@ impl Plugin {
         self.health.is_withdrawn()
     }
 
+    /// Since when it has been ready.
+    #[must_use]
+    pub fn since(&self) -> std::time::SystemTime {
+        self.since
     }
 
     /// How long it took to try it out.
@@ -703,7 +707,7 @@ fn make_image(
 fn check_grants(component: &Component, settings: &Settings) -> Result<(), LoadError> {
     for grant in &component.outline().grants {
         let is_given = match *grant {
-            "kv" => !settings.kv.is_empty(),
+            "kv" => !settings.kv.is_empty() || !settings.store.is_empty(),
             _ => !settings.fetch.is_empty(),
         };
         if !is_given {

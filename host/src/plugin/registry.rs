@@ -718,6 +718,7 @@ fn settings(
         },
         limits,
         kv: object.grants.kv.clone(),
+        store: object.grants.store.clone(),
         fetch: object.grants.fetch.clone(),
         slots,
     }

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use parking_lot::Mutex;
 
 use crate::config::Id;
-use crate::config::objects::{Module, ModuleGrants, ModuleSignature, ModuleVersion, TrustKey};
+use crate::config::objects::{Module, ModuleSignature, ModuleVersion, TrustKey};
 use crate::config::signature::{PublicKey, SignatureBytes};
 
 /// The interfaces this build has for components, as signatures name them.
@@ -86,7 +86,7 @@ pub enum TrustFault {
     /// It is granted more than was signed.
     #[error("is granted {kind}: {name}, which was not signed")]
     OtherGrant {
-        /// `fetch` or `kv`.
+        /// `fetch`, `kv` or `store`.
         kind: &'static str,
         /// The host or namespace.
         name: String,
@@ -242,9 +242,7 @@ fn compare(signature: &ModuleSignature, module: &Module, version: &ModuleVersion
     if !WORLDS.contains(&signature.world.as_str()) {
         return Err(TrustFault::OtherWorld(signature.world.clone()));
     }
-    let ModuleGrants { fetch, kv } = &module.grants;
-    for (kind, given, signed) in [("fetch", fetch, &signature.grants.fetch), ("kv", kv, &signature.grants.kv)]
-    {
+    for ((kind, given), (_, signed)) in module.grants.kinds().into_iter().zip(signature.grants.kinds()) {
         if let Some(name) = given.iter().find(|name| !signed.contains(name)) {
             return Err(TrustFault::OtherGrant { kind, name: name.clone() });
         }

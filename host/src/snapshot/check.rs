@@ -27,6 +27,8 @@ pub struct Checker {
     sessions: Sessions,
     /// Stands for upstreams that plugins name and that are looked up later.
     any_upstream: Option<Arc<Upstream>>,
+    /// The objects are those of a directory, which holds no values of modules.
+    is_directory: bool,
 }
 
 impl Checker {
@@ -39,7 +41,13 @@ impl Checker {
             .and_then(|id| objects::parse::<objects::Upstream>(&id, &any).ok())
             .and_then(|object| Upstream::build(&object, "any", None, &References::NONE, &environment).ok())
             .map(Arc::new);
-        Self { environment, sessions: Sessions::new(), any_upstream }
+        Self { environment, sessions: Sessions::new(), any_upstream, is_directory: false }
+    }
+
+    /// The same for objects of a directory: modules can share no values there.
+    #[must_use]
+    pub fn of_a_directory(self) -> Self {
+        Self { is_directory: true, ..self }
     }
 
     /// Notes what keeps `object` from being built.
@@ -66,11 +74,8 @@ impl Checker {
             }
             // A component is looked at by the node that runs it; what stands in
             // a proto is known to the plugins that name it.
-            Object::Listener(_)
-            | Object::Module(_)
-            | Object::TrustKey(_)
-            | Object::Proto(_)
-            | Object::Secret(_) => Ok(()),
+            Object::Module(module) => self.shared_values(module),
+            Object::Listener(_) | Object::TrustKey(_) | Object::Proto(_) | Object::Secret(_) => Ok(()),
             Object::Consumer(consumer) => self.people(&consumer.plugins),
             Object::Credential(credential) => {
                 credential_only(&credential.plugins).and_then(|()| self.people(&credential.plugins))
@@ -80,6 +85,17 @@ impl Checker {
         };
         for problem in found.err().into_iter().flatten() {
             problems.add_problem(problem);
+        }
+    }
+
+    fn shared_values(&self, module: &objects::Module) -> Result<(), Vec<Problem>> {
+        match module.grants.store.first() {
+            Some(name) if self.is_directory => Err(vec![Problem {
+                field: "grants.store".to_owned(),
+                message: "needs an etcd store: a directory keeps no values that nodes share".to_owned(),
+                value: Some(format!("{name:?}")),
+            }]),
+            _ => Ok(()),
         }
     }
 

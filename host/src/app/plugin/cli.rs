@@ -120,9 +120,12 @@ pub struct Sign {
     /// The name of the version
     #[arg(long)]
     pub version: String,
-    /// A namespace of the key-value store it may be granted; may be given again
+    /// A namespace of the node's key-value store it may be granted; may be given again
     #[arg(long, value_name = "NAMESPACE")]
     pub kv: Vec<String>,
+    /// A namespace of values on all nodes it may be granted; may be given again
+    #[arg(long, value_name = "NAMESPACE")]
+    pub store: Vec<String>,
     /// A host it may be granted to fetch from; may be given again
     #[arg(long, value_name = "HOST")]
     pub fetch: Vec<String>,
@@ -161,10 +164,13 @@ pub struct Push {
     /// The name of the version; without it the first 12 digits of the digest
     #[arg(long)]
     pub version: Option<String>,
-    /// A namespace of the key-value store it is granted; may be given again. Without any grant
-    /// those of the module stay
+    /// A namespace of the node's key-value store it is granted; may be given again. Without any
+    /// grant those of the module stay
     #[arg(long, value_name = "NAMESPACE")]
     pub kv: Vec<String>,
+    /// A namespace of values on all nodes it is granted; may be given again
+    #[arg(long, value_name = "NAMESPACE")]
+    pub store: Vec<String>,
     /// A host it is granted to fetch from; may be given again
     #[arg(long, value_name = "HOST")]
     pub fetch: Vec<String>,

@@ -94,8 +94,10 @@ pub(super) fn push(flags: &cli::Push) -> Result<()> {
         Some(version) => version.clone(),
         None => description.digest.trim_start_matches("sha256:").chars().take(NAME_DIGITS).collect(),
     };
-    if !flags.kv.is_empty() || !flags.fetch.is_empty() {
-        held.fields.insert("grants".to_owned(), json!({"kv": flags.kv, "fetch": flags.fetch}));
+    let grants =
+        ModuleGrants { fetch: flags.fetch.clone(), kv: flags.kv.clone(), store: flags.store.clone() };
+    if grants != ModuleGrants::default() {
+        held.fields.insert("grants".to_owned(), serde_json::to_value(grants)?);
     }
     let mut entry = json!({"version": version, "digest": description.digest, "size": description.size});
     if flags.seal.key.is_some() {

@@ -16,7 +16,8 @@ use crate::config::{Digest, Id};
 pub(super) fn run(flags: &cli::Sign) -> Result<()> {
     let file = flags.file.display();
     let component = std::fs::read(&flags.file).with_context(|| format!("cannot read {file}"))?;
-    let grants = ModuleGrants { fetch: flags.fetch.clone(), kv: flags.kv.clone() };
+    let grants =
+        ModuleGrants { fetch: flags.fetch.clone(), kv: flags.kv.clone(), store: flags.store.clone() };
     let signature = signature(&component, &flags.name, &flags.version, grants, &flags.seal)?;
     let text = serde_json::to_string_pretty(&signature)? + "\n";
     match &flags.out {

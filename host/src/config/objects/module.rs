@@ -233,14 +233,24 @@ pub struct ModuleGrants {
     /// Hosts it may send requests to: `host`, `host:port` or `*.domain`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fetch: Vec<String>,
-    /// Namespaces of the key-value store it may use.
+    /// Namespaces of the node's key-value store it may use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub kv: Vec<String>,
+    /// Namespaces of the values that it shares with itself on all nodes, in an etcd
+    /// store.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub store: Vec<String>,
 }
 
 impl ModuleGrants {
     pub(super) fn is_empty(&self) -> bool {
-        self.fetch.is_empty() && self.kv.is_empty()
+        self.kinds().iter().all(|(_, list)| list.is_empty())
+    }
+
+    /// What is granted, by the names of the fields.
+    #[must_use]
+    pub fn kinds(&self) -> [(&'static str, &[String]); 3] {
+        [("fetch", &self.fetch), ("kv", &self.kv), ("store", &self.store)]
     }
 }
 
@@ -385,7 +395,7 @@ pub(super) fn validate_version_name(field: &str, name: &str, problems: &mut Prob
 
 /// Checks hosts and namespaces.
 pub(super) fn validate_grants(field: &str, grants: &ModuleGrants, problems: &mut Problems) {
-    for (kind, list) in [("fetch", &grants.fetch), ("kv", &grants.kv)] {
+    for (kind, list) in grants.kinds() {
         let field = format!("{field}.{kind}");
         if list.len() > MODULE_GRANTS_MAX {
             problems.add(&field, list.len(), "must be at most 64 names");

@@ -64,8 +64,8 @@ impl ModuleSignature {
             self.number,
             self.floor(),
         );
-        for (kind, list) in [("fetch", &self.grants.fetch), ("kv", &self.grants.kv)] {
-            let mut list = list.clone();
+        for (kind, list) in self.grants.kinds() {
+            let mut list = list.to_vec();
             list.sort_unstable();
             list.dedup();
             for name in list {
@@ -107,7 +107,11 @@ mod tests {
             number: 42,
             floor: Some(40),
             expires: None,
-            grants: ModuleGrants { fetch: Vec::new(), kv: vec!["b".into(), "a".into(), "b".into()] },
+            grants: ModuleGrants {
+                fetch: Vec::new(),
+                kv: vec!["b".into(), "a".into(), "b".into()],
+                ..ModuleGrants::default()
+            },
             value: SigningKey::generate().unwrap().sign(b""),
         };
         let text = "sluice module manifest 1\nname waf\nversion 1.4.0\n\

@@ -21,8 +21,9 @@ pub use component::{ComponentError, Pushed};
 pub use directory::DirectorySource;
 pub(in crate::config) use etcd::key_of;
 pub use etcd::{
-    Describe, EtcdOptions, EtcdOptionsError, EtcdSource, EtcdStart, Fleet, KeptState, Secret, StoreState,
-    TlsFiles, state_file,
+    Describe, EtcdOptions, EtcdOptionsError, EtcdSource, EtcdStart, Fleet, KeptState, SHARED_KEY_BYTES_MAX,
+    SHARED_KEYS_MAX, SHARED_TIME_MAX, SHARED_VALUE_BYTES_MAX, Secret, SharedKey, SharedValueError,
+    SharedValues, StoreState, TlsFiles, state_file,
 };
 pub use files::{FILES_MAX, Tree};
 pub use pending::{PENDING_PATHS_MAX, PENDING_WRITES_MAX};
@@ -202,6 +203,14 @@ impl Source {
                 std::sync::Arc::new(DirectoryBlobs::new(directory.root().to_owned()))
             }
             Self::Etcd(_) => std::sync::Arc::new(RemoteBlobs { writer: self.writer() }),
+        }
+    }
+
+    /// The values that modules of all nodes share; a directory has none.
+    pub fn values(&self) -> Option<SharedValues> {
+        match self {
+            Self::Directory(_) => None,
+            Self::Etcd(etcd) => Some(etcd.values()),
         }
     }
 

@@ -87,16 +87,13 @@ impl wit::clock::Host for State {
 }
 
 impl State {
-    /// Whether a namespace may be used, and in a scope that is there.
-    fn namespace(&mut self, scope: wit::key_value::Scope, name: &str) -> Result<(), wit::key_value::Error> {
-        if !self.owner.kv.iter().any(|granted| **granted == *name) {
-            return Err(wit::key_value::Error::Denied);
-        }
+    /// Whether a namespace may be used, in a call that does not wait.
+    fn namespace(&self, scope: wit::key_value::Scope, name: &str) -> Result<(), wit::key_value::Error> {
         match scope {
-            wit::key_value::Scope::Node => Ok(()),
-            wit::key_value::Scope::Store => Err(wit::key_value::Error::Other(
-                "values of scope store are not available on this node; use scope node".to_owned(),
-            )),
+            wit::key_value::Scope::Node if self.owner.kv.iter().any(|granted| **granted == *name) => Ok(()),
+            wit::key_value::Scope::Node => Err(wit::key_value::Error::Denied),
+            // Who is granted it has calls that may wait.
+            wit::key_value::Scope::Store => Err(wit::key_value::Error::Denied),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the host gives to guests: the imports of `wit/host.wit`, and WASI with
 //! nothing granted.
 //!
-//! Nothing here waits but `fetch`; every answer and every effect has a bound.
+//! Nothing here waits but `fetch` and values that all nodes share; every answer
+//! and every effect has a bound.
 
 mod fetch;
 mod files;
@@ -9,6 +10,7 @@ mod imports;
 mod kv;
 mod lines;
 mod metrics;
+mod shared;
 mod wasi;
 
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ pub(super) use lines::{Level, Lines};
 pub use metrics::{HISTOGRAM_BOUNDS, ModuleMetrics};
 
 use super::limits::Limits;
+use crate::config::source::SharedValues;
 
 mod bindings {
     wasmtime::component::bindgen!({
@@ -37,6 +40,17 @@ mod bindings {
 }
 
 pub(super) use bindings::sluice::plugin as wit;
+
+/// The key-value store for guests whose calls may wait.
+mod waiting {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        inline: "package sluice:waiting; world values { import sluice:plugin/key-value@0.1.0; }",
+        imports: { default: async | trappable },
+    });
+}
+
+pub(super) use waiting::sluice::plugin::key_value as waiting_kv;
 
 /// Calls of the host that one call of a guest may make.
 pub const HOST_CALLS_MAX: u32 = 10_000;
@@ -67,6 +81,8 @@ pub type HealthSource = Box<dyn Fn(&str) -> Vec<NodeHealth> + Send + Sync>;
 pub struct Services {
     /// Values of guests on this node.
     pub kv: KeyValue,
+    /// Values of guests on all nodes, where the store has them.
+    pub shared: Option<SharedValues>,
     /// Counters and histograms of guests.
     pub metrics: ModuleMetrics,
     /// How nodes are.
@@ -80,9 +96,10 @@ pub struct Services {
 impl Services {
     /// Services of a node; `base` is the folder of its configuration.
     #[must_use]
-    pub fn new(base: PathBuf, health: HealthSource) -> Arc<Self> {
+    pub fn new(base: PathBuf, health: HealthSource, shared: Option<SharedValues>) -> Arc<Self> {
         Arc::new(Self {
             kv: KeyValue::new(KvLimits::default()),
+            shared,
             metrics: ModuleMetrics::default(),
             health,
             base,
@@ -94,7 +111,7 @@ impl Services {
     /// Services that know no upstreams, for trying a module without a gateway.
     #[must_use]
     pub fn alone(base: PathBuf) -> Arc<Self> {
-        Self::new(base, Box::new(|_| Vec::new()))
+        Self::new(base, Box::new(|_| Vec::new()), None)
     }
 
     /// A number no exchange of this node had before.
@@ -124,10 +141,18 @@ pub struct Note {
 pub(super) struct Owner {
     pub(super) module: Arc<str>,
     pub(super) kv: Box<[Box<str>]>,
+    pub(super) store: Box<[Box<str>]>,
     pub(super) fetch: Box<[Box<str>]>,
     pub(super) limits: Limits,
     pub(super) services: Arc<Services>,
     pub(super) lines: Lines,
+}
+
+impl Owner {
+    /// Whether what it is granted may have calls wait that would not otherwise.
+    pub(super) fn may_wait(&self) -> bool {
+        !self.store.is_empty()
+    }
 }
 
 /// The host's side of one instance.
@@ -194,24 +219,20 @@ impl wasmtime::ResourceLimiter for State {
     }
 }
 
-/// What guests without WASI and fetch link to: nothing in it waits.
+/// What guests link to without WASI, fetch and shared values: nothing in it waits.
 pub(super) fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    add_own(&mut linker)?;
+    add_quick(&mut linker, |state| state)?;
+    wit::key_value::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
     Ok(linker)
 }
 
 /// What guests link to that may wait.
 pub(super) fn waiting_linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<State>> {
     let mut linker = Linker::new(engine);
-    add_own(&mut linker)?;
-    wit::fetch::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state)?;
+    add_all(&mut linker, |state| state)?;
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     Ok(linker)
-}
-
-fn add_own(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    add_quick(linker, |state| state)
 }
 
 /// All of the host's own interfaces, for guests whose store holds a state
@@ -221,6 +242,7 @@ pub(super) fn add_all<T: Send + 'static>(
     state: fn(&mut T) -> &mut State,
 ) -> wasmtime::Result<()> {
     add_quick(linker, state)?;
+    waiting_kv::add_to_linker::<_, HasSelf<State>>(linker, state)?;
     wit::fetch::add_to_linker::<_, HasSelf<State>>(linker, state)
 }
 
@@ -234,7 +256,6 @@ fn add_quick<T: Send + 'static>(
     wit::events::add_to_linker::<_, HasSelf<State>>(linker, state)?;
     wit::metrics::add_to_linker::<_, HasSelf<State>>(linker, state)?;
     wit::clock::add_to_linker::<_, HasSelf<State>>(linker, state)?;
-    wit::key_value::add_to_linker::<_, HasSelf<State>>(linker, state)?;
     wit::health::add_to_linker::<_, HasSelf<State>>(linker, state)?;
     wit::files::add_to_linker::<_, HasSelf<State>>(linker, state)
 }

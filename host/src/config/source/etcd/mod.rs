@@ -17,6 +17,7 @@ mod pace;
 mod purpose;
 mod registration;
 mod session;
+mod values;
 mod worker;
 mod write;
 
@@ -34,6 +35,10 @@ use crate::config::Document;
 pub(in crate::config) use keys::key_of;
 pub use options::{EtcdOptions, EtcdOptionsError, Secret, TlsFiles};
 pub use registration::{Describe, Fleet};
+pub use values::{
+    SHARED_KEY_BYTES_MAX, SHARED_KEYS_MAX, SHARED_TIME_MAX, SHARED_VALUE_BYTES_MAX, SharedKey,
+    SharedValueError, SharedValues,
+};
 pub(super) use write::EtcdWriter;
 
 /// A batch that waits for the control thread; what comes meanwhile becomes one batch.
@@ -180,6 +185,12 @@ impl EtcdSource {
     pub fn fleet(&self) -> Fleet {
         let (writer, runtime) = (self.writer(), self.runtime.clone());
         Box::new(move || runtime.block_on(registration::fleet(&writer)))
+    }
+
+    /// The values that the modules of the fleet share.
+    #[must_use]
+    pub fn values(&self) -> SharedValues {
+        SharedValues::new(self.link.clone())
     }
 
     pub(super) fn writer(&self) -> EtcdWriter {

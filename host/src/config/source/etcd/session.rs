@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::options::{EtcdOptions, address_of};
+use super::values;
 use crate::config::source::record::AREAS;
 
 /// The largest answer, in bytes: a page of keys, or the events of one revision.
@@ -212,9 +213,10 @@ impl Connection {
 }
 
 /// The stretches of keys below `root` (which ends with a slash) that hold
-/// objects: all but records, and what other programs write there without end.
+/// objects: all but records, values of modules, and what other programs write there without end.
 fn watched_ranges(root: &str) -> Vec<Range<Vec<u8>>> {
-    let mut areas: Vec<&str> = AREAS.iter().map(|area| area.name()).chain(FOREIGN_AREAS).collect();
+    let mut areas: Vec<&str> =
+        AREAS.iter().map(|area| area.name()).chain(FOREIGN_AREAS).chain([values::FOLDER]).collect();
     areas.sort_unstable();
     let mut ranges = Vec::new();
     let mut start = root.as_bytes().to_vec();
@@ -251,6 +253,7 @@ mod tests {
             "/sluice/blobs/sha256-00/0",
             "/sluice/nodes/a",
             "/sluice/history/1",
+            "/sluice/kv/waf/logins/a",
             "/sluice",
             "/sluicf/a",
             "/sluice0",
