@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::message::{
     Client, Fields, Params, RequestHead, ResponseHead, RouteLabels, Span, Subject, UpstreamView,
 };
-use crate::plugin::Visit;
+use crate::plugin::{Shadowing, Visit};
 use crate::rate::ConcurrencySlot;
 use crate::upstream::Upstream;
 
@@ -178,6 +178,8 @@ pub struct Exchange {
     pub(super) is_encoded: bool,
     /// What modules with more than one call to come share between them.
     pub(super) visits: SmallVec<[(Seat, Visit); 1]>,
+    /// Of what versions in the shadow are shown copies, until their response is there.
+    pub(super) shadows: Vec<(Seat, Shadowing)>,
     /// Time from sending the request to the end of the response, once proxied.
     pub upstream_time: Option<Duration>,
     /// What filters decided.
@@ -229,6 +231,7 @@ impl Exchange {
             refused: None,
             is_encoded: false,
             visits: SmallVec::new(),
+            shadows: Vec::new(),
             upstream_time: None,
             notes: SmallVec::new(),
             consumers: None,

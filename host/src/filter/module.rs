@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 
 use crate::message::{ResponseHead, Transcode};
 use crate::plugin::edge::Function;
-use crate::plugin::{Lane, Plugin, Rollout, Trial, Visit};
+use crate::plugin::{Lane, Plugin, Rollout, Shadowing, Trial, Visit};
 
 use super::chain::Step;
 use super::exchange::Exchange;
@@ -208,9 +208,30 @@ impl ModuleFilter {
                 Step::Respond(response) | Step::WaitAndRespond(_, response) => Some(response.head.status),
                 Step::Next | Step::Wait(_) => None,
             };
-            tried.trial.shadow(copy);
+            let shadowing = Shadowing::new(&tried.trial, Some(copy));
+            // Dropped it is shown at once.
+            if self.current.sees_responses() && tried.version.sees_responses() {
+                exchange.shadows.push((seat, shadowing));
+            }
         }
         step
+    }
+
+    /// What is shown to a version in the shadow of an exchange whose response comes,
+    /// and that version.
+    fn shadowing(&self, seat: Seat, exchange: &mut Exchange) -> Option<(Shadowing, &Version)> {
+        let tried = self.tried.as_deref().filter(|tried| !tried.acts())?;
+        let at = exchange.shadows.iter().position(|(own, _)| *own == seat);
+        let shadowing = match at {
+            Some(at) => exchange.shadows.swap_remove(at).1,
+            // Requests it was not asked about; else it was decided then.
+            None if self.current.sees_requests() => return None,
+            None if tried.version.sees_responses() && tried.takes(exchange) => {
+                Shadowing::new(&tried.trial, None)
+            }
+            None => return None,
+        };
+        Some((shadowing, &tried.version))
     }
 
     /// The version that has seen an exchange's request, or would have.
@@ -234,8 +255,20 @@ impl ModuleFilter {
         let (version, seat) = self.of_exchange(seat, exchange);
         // Of those that look at requests the exchange was counted then.
         let began = if exchange.has_visit(seat) { version.clock() } else { version.begin() };
+        let mut shadow = self.shadowing(seat, exchange);
+        if let Some((shadowing, tried)) = &mut shadow {
+            *shadowing.response() = Some(tried.copy_of_response(head));
+        }
         let action = version.response(seat, exchange, head);
         version.end(began);
+        if let Some((mut shadowing, _)) = shadow {
+            match (&action, shadowing.response()) {
+                (BodyAction::Refuse(_), Some(copy)) => copy.answered = Some(head.status),
+                // Its body is still to come.
+                (BodyAction::Transform { .. }, _) => exchange.shadows.push((seat, shadowing)),
+                _ => {}
+            }
+        }
         action
     }
 
@@ -247,11 +280,28 @@ impl ModuleFilter {
         body: Bytes,
         is_whole: bool,
     ) -> Transformed {
+        let shadow = self.shadowing_of_body(seat, exchange, &body);
         let (version, seat) = self.of_exchange(seat, exchange);
         let began = version.clock();
         let transformed = version.transform(seat, exchange, body, is_whole);
         version.end(began);
+        if let (Some(mut shadowing), Transformed::Deny(response)) = (shadow, &transformed)
+            && let Some(copy) = shadowing.response()
+        {
+            copy.answered = Some(response.head.status);
+        }
         transformed
+    }
+
+    /// What is shown to a version in the shadow, with the body of the response.
+    fn shadowing_of_body(&self, seat: Seat, exchange: &mut Exchange, body: &Bytes) -> Option<Shadowing> {
+        let tried = self.tried.as_deref()?;
+        let at = exchange.shadows.iter().position(|(own, _)| *own == seat)?;
+        let mut shadowing = exchange.shadows.swap_remove(at).1;
+        if let Some(copy) = shadowing.response() {
+            copy.body = tried.version.part_of_response(body);
+        }
+        Some(shadowing)
     }
 
     /// The version that frames of a client are for.

@@ -73,7 +73,7 @@ pub use stats::{BREAKER_INPUT_MAX, FAILURES, Stats};
 pub use ticker::TICK;
 pub use transcode::Transcoder;
 pub use trial::{
-    COMPARED_MAX, COMPARED_MIN, Lane, SHADOW_BYTES_MAX, SHADOWS_MAX, ShadowRequest, TRIAL_WINDOW, Trial,
-    TrialCounts, TrialEnd, TrialRecord, TrialShown,
+    COMPARED_MAX, COMPARED_MIN, Lane, SHADOW_BYTES_MAX, SHADOWS_MAX, ShadowMessage, Shadowing, TRIAL_WINDOW,
+    Trial, TrialCounts, TrialEnd, TrialRecord, TrialShown,
 };
 pub use trust::{Provenance, Trust, TrustFault, TrustPolicy, WORLDS};

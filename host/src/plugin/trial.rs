@@ -88,9 +88,9 @@ impl Trial {
         *self.record.note.lock() = Some(why.to_owned());
     }
 
-    /// Shows the version a copy of a request, on a thread beside, and compares
-    /// what it says with what became of the request.
-    pub fn shadow(&self, copy: ShadowRequest) {
+    /// Shows the version a copy of an exchange, on a thread beside, and compares
+    /// what it says with what became of the exchange.
+    fn shadow(&self, copy: ShadowCopy) {
         self.record.shadow(Arc::clone(&self.plugin), copy);
     }
 }
@@ -118,9 +118,9 @@ impl Fnv {
     }
 }
 
-/// A request that is shown to a version in the shadow.
+/// A request or a response that is shown to a version in the shadow.
 #[derive(Debug)]
-pub struct ShadowRequest {
+pub struct ShadowMessage {
     /// The head's texts.
     pub bytes: Vec<u8>,
     /// The head's spans.
@@ -133,9 +133,50 @@ pub struct ShadowRequest {
     pub answered: Option<u16>,
 }
 
-impl ShadowRequest {
+/// What is shown of one exchange.
+#[derive(Debug, Default)]
+struct ShadowCopy {
+    request: Option<ShadowMessage>,
+    response: Option<ShadowMessage>,
+}
+
+impl ShadowCopy {
+    fn messages(&self) -> impl Iterator<Item = &ShadowMessage> {
+        self.request.iter().chain(&self.response)
+    }
+
     fn size(&self) -> usize {
-        self.bytes.len() + self.body.as_ref().map_or(0, bytes::Bytes::len)
+        let size = |message: &ShadowMessage| {
+            message.bytes.len() + message.body.as_ref().map_or(0, bytes::Bytes::len)
+        };
+        self.messages().map(size).sum()
+    }
+}
+
+/// An exchange that a version in the shadow is shown a copy of, once it is over for
+/// the version that serves: when this is dropped.
+#[derive(Debug)]
+pub struct Shadowing {
+    trial: Arc<Trial>,
+    copy: ShadowCopy,
+}
+
+impl Shadowing {
+    /// An exchange with its request, where that is shown.
+    #[must_use]
+    pub fn new(trial: &Arc<Trial>, request: Option<ShadowMessage>) -> Self {
+        Self { trial: Arc::clone(trial), copy: ShadowCopy { request, response: None } }
+    }
+
+    /// The response that is shown with it.
+    pub fn response(&mut self) -> &mut Option<ShadowMessage> {
+        &mut self.copy.response
+    }
+}
+
+impl Drop for Shadowing {
+    fn drop(&mut self) {
+        self.trial.shadow(std::mem::take(&mut self.copy));
     }
 }
 
@@ -230,7 +271,7 @@ pub struct TrialRecord {
     note: Mutex<Option<String>>,
     /// Told when the trial ends by itself.
     ended: mpsc::UnboundedSender<Id>,
-    shadows: OnceLock<std::sync::mpsc::SyncSender<(Arc<Plugin>, ShadowRequest)>>,
+    shadows: OnceLock<std::sync::mpsc::SyncSender<(Arc<Plugin>, ShadowCopy)>>,
 }
 
 /// Moments of the last failures, as many as it takes.
@@ -405,9 +446,9 @@ impl TrialRecord {
         let _ = self.ended.send(self.module.clone());
     }
 
-    fn shadow(self: &Arc<Self>, plugin: Arc<Plugin>, copy: ShadowRequest) {
+    fn shadow(self: &Arc<Self>, plugin: Arc<Plugin>, copy: ShadowCopy) {
         let sender = self.shadows.get_or_init(|| {
-            let (sender, copies) = std::sync::mpsc::sync_channel::<(Arc<Plugin>, ShadowRequest)>(SHADOWS_MAX);
+            let (sender, copies) = std::sync::mpsc::sync_channel::<(Arc<Plugin>, ShadowCopy)>(SHADOWS_MAX);
             // It ends with the record, whose sender it waits for.
             let record = Arc::downgrade(self);
             let thread = std::thread::Builder::new().name("sluice-shadow".into()).spawn(move || {
@@ -431,11 +472,11 @@ impl TrialRecord {
     }
 
     /// Has the version look at a copy, and compares.
-    fn show(&self, plugin: &Plugin, copy: &ShadowRequest) {
+    fn show(&self, plugin: &Plugin, copy: &ShadowCopy) {
         self.begin(Lane::Trial);
         let began = Instant::now();
         let told = ask(plugin, copy);
-        if matches!(told, Ok(Some(400..))) {
+        if told.as_ref().is_ok_and(|statuses| statuses.iter().any(|status| matches!(status, Some(400..)))) {
             self.refused(Lane::Trial);
         }
         self.spent(Lane::Trial, began.elapsed());
@@ -443,9 +484,15 @@ impl TrialRecord {
             Ok(answered) => answered,
             Err(error) => return self.failed(Lane::Trial, &error),
         };
-        if answered != copy.answered {
+        let current = [&copy.request, &copy.response].map(|message| message.as_ref()?.answered);
+        // Where the request was answered what follows is no response of the upstream.
+        let is_other = match (answered, current) {
+            ([None, own], [None, current]) => own != current,
+            ([own, _], [current, _]) => own != current,
+        };
+        if is_other {
             self.differing.fetch_add(1, Relaxed);
-            tracing::info!(module = %self.module, version = %self.version, ?answered, current = ?copy.answered,
+            tracing::info!(module = %self.module, version = %self.version, ?answered, ?current,
                 "a version in the shadow would have decided otherwise");
         }
     }
@@ -472,21 +519,51 @@ impl TrialRecord {
     }
 }
 
-/// The status a version answers a copy with; none: it lets it pass.
-fn ask(plugin: &Plugin, copy: &ShadowRequest) -> Result<Option<u16>, CallError> {
+/// The statuses a version answers request and response of a copy with; none: it
+/// lets them pass.
+fn ask(plugin: &Plugin, copy: &ShadowCopy) -> Result<[Option<u16>; 2], CallError> {
     let mut visit = Visit::default();
-    if copy.sees_head {
-        let head = Head { bytes: &copy.bytes, spans: &copy.spans };
-        match wait(plugin.request_head(&mut visit, head, copy.body.is_none())).0? {
-            HeadVerdict::Accept | HeadVerdict::Edit(_) => {}
-            HeadVerdict::Done => return Ok(None),
-            HeadVerdict::Deny(denial) => return Ok(Some(denial.status)),
+    let mut statuses = [None; 2];
+    if let Some(request) = &copy.request {
+        let verdict = |head, end| wait(plugin.request_head(&mut visit, head, end)).0;
+        let mut status = ask_head(request, verdict)?;
+        if let (Some(body), Ok(())) = (&request.body, status) {
+            status = refusal(wait(plugin.request_body(&mut visit, body, true)).0?);
         }
+        statuses[0] = status.err().flatten();
     }
-    let Some(body) = &copy.body else { return Ok(None) };
-    match wait(plugin.request_body(&mut visit, body, true)).0? {
-        ChunkVerdict::Deny(denial) => Ok(Some(denial.status)),
-        ChunkVerdict::Forward | ChunkVerdict::Hold | ChunkVerdict::Replace(_) => Ok(None),
+    if let (Some(response), None) = (&copy.response, statuses[0]) {
+        let verdict = |head, end| wait(plugin.response_head(&mut visit, head, end)).0;
+        let mut status = ask_head(response, verdict)?;
+        if let (Some(body), Ok(())) = (&response.body, status) {
+            status = refusal(wait(plugin.response_body(&mut visit, body, true)).0?);
+        }
+        statuses[1] = status.err().flatten();
+    }
+    Ok(statuses)
+}
+
+/// What a version says to a head: to go on, or that it wants no more, with the
+/// status it answers with.
+fn ask_head<'a>(
+    message: &'a ShadowMessage,
+    verdict: impl FnOnce(Head<'a>, bool) -> Result<HeadVerdict, CallError>,
+) -> Result<Result<(), Option<u16>>, CallError> {
+    if !message.sees_head {
+        return Ok(Ok(()));
+    }
+    let head = Head { bytes: &message.bytes, spans: &message.spans };
+    Ok(match verdict(head, message.body.is_none())? {
+        HeadVerdict::Accept | HeadVerdict::Edit(_) => Ok(()),
+        HeadVerdict::Done => Err(None),
+        HeadVerdict::Deny(denial) => Err(Some(denial.status)),
+    })
+}
+
+fn refusal(verdict: ChunkVerdict) -> Result<(), Option<u16>> {
+    match verdict {
+        ChunkVerdict::Deny(denial) => Err(Some(denial.status)),
+        ChunkVerdict::Forward | ChunkVerdict::Hold | ChunkVerdict::Replace(_) => Ok(()),
     }
 }
 

@@ -304,6 +304,35 @@ fn a_version_in_the_shadow_acts_on_nothing_and_is_compared() {
 }
 
 #[test]
+fn a_version_in_the_shadow_is_shown_responses_with_their_bodies() {
+    let origin = HttpEcho::start("origin");
+    let responses = phases::RESPONSE_HEAD | phases::RESPONSE_BODY;
+    for phases in [phases::REQUEST_HEAD | responses, responses] {
+        // It lets heads pass, and would deny bodies.
+        let pass = |version: &str| {
+            let guest = Guest::new(version).phases(phases);
+            guest.on_head("(i32.const 2048)").on_response_head("(i32.const 2048)").on_body("(i32.const 2048)")
+        };
+        let rig = Rig::new(&pass("one"), &pass("two").on_body("(i32.const 3072)"));
+        let canary = json!({"version": "2", "percent": 100, "shadow": true});
+        let sluice = rig.gateway(&origin, &json!({"canary": canary})).start();
+        until_trial(&sluice, "running");
+        let shown = eventually("copies are compared", || {
+            assert_eq!(get(&sluice, 1, "/").status, 200);
+            let shown = module(&sluice);
+            (shown["trial"]["differing"].as_u64() >= Some(3)).then_some(shown)
+        });
+        let trial = &shown["trial"];
+        assert_eq!(
+            (&trial["differing"], &trial["refused"]),
+            (&trial["exchanges"], &trial["exchanges"]),
+            "{shown}"
+        );
+        assert_eq!(trial["failed"], 0, "{shown}");
+    }
+}
+
+#[test]
 fn frames_go_to_the_version_of_their_client() {
     let server = Server::frame_echo();
     let guest = |version| Guest::new(version).phases(phases::FRAMES);

@@ -13,7 +13,7 @@ use crate::message::{Method, ResponseHead, Transcode};
 use crate::plugin::edge::Function;
 use crate::plugin::{
     CallError, ChunkVerdict, Denial, Edit, HeadBuffer, HeadVerdict, Lane, Note, OnFailure, OverLimit, Phases,
-    Plugin, ShadowRequest, Transcoder, TrialRecord, Visit, at_once,
+    Plugin, ShadowMessage, Transcoder, TrialRecord, Visit, at_once,
 };
 
 use super::{Seat, Transformed};
@@ -68,7 +68,7 @@ impl Version {
 
     /// Whether it can be shown the texts of messages.
     pub(super) fn can_inspect(&self) -> Result<(), &'static str> {
-        if !self.wants.request_head && !self.wants.request_body {
+        if !self.sees_requests() {
             return Err("cannot inspect messages: the module does not look at requests");
         }
         if self.plugin.waits() {
@@ -133,7 +133,7 @@ impl Version {
             },
             Err(error) => self.failed(&error, exchange),
         };
-        if self.wants.response_head || self.wants.response_body {
+        if self.sees_responses() {
             exchange.visits.push((seat, visit));
         }
         step
@@ -351,9 +351,35 @@ impl Version {
         }
     }
 
+    /// Whether it looks at requests.
+    pub(super) fn sees_requests(&self) -> bool {
+        self.wants.request_head || self.wants.request_body
+    }
+
+    /// Whether it looks at responses.
+    pub(super) fn sees_responses(&self) -> bool {
+        self.wants.response_head || self.wants.response_body
+    }
+
+    /// A copy of a response's head as this version would see it.
+    pub(super) fn copy_of_response(&self, head: &ResponseHead) -> ShadowMessage {
+        let mut buffer = HeadBuffer::take();
+        buffer.response(head, &self.plugin.interest().response_fields);
+        let copied = buffer.head();
+        let (bytes, spans) = (copied.bytes.to_vec(), copied.spans.to_vec());
+        buffer.give_back();
+        ShadowMessage { bytes, spans, body: None, sees_head: self.wants.response_head, answered: None }
+    }
+
+    /// As much of a response's body as it would see.
+    pub(super) fn part_of_response(&self, body: &Bytes) -> Option<Bytes> {
+        let max = self.plugin.interest().response_body_max as usize;
+        self.wants.response_body.then(|| body.slice(..body.len().min(max)))
+    }
+
     /// A copy of a request as this version would see it, to be filled in with
     /// what became of the request.
-    pub(super) fn copy(&self, exchange: &Exchange) -> ShadowRequest {
+    pub(super) fn copy(&self, exchange: &Exchange) -> ShadowMessage {
         let mut buffer = HeadBuffer::take();
         let interest = self.plugin.interest();
         buffer.request(&exchange.request, exchange.client_ip, &interest.request_fields);
@@ -363,7 +389,7 @@ impl Version {
         let max = interest.request_body_max as usize;
         let body = exchange.body.as_ref().filter(|body| self.wants.request_body && !body.is_empty());
         let body = body.map(|body| body.slice(..body.len().min(max)));
-        ShadowRequest { bytes, spans, body, sees_head: self.wants.request_head, answered: None }
+        ShadowMessage { bytes, spans, body, sees_head: self.wants.request_head, answered: None }
     }
 
     pub(super) fn refuse(&self, what: String) -> CallError {
