@@ -258,7 +258,7 @@ fn measure(
         let rounds = rounds(case, &proxies, circumstances, stage, tls)?;
         let costs: Vec<Vec<f64>> = rounds.iter().map(|rounds| rounds.iter().map(cost).collect()).collect();
         let figures = rounds.iter().map(|rounds| LoadFigures::of(rounds));
-        let found = compare(case.name, contenders, &costs, figures)?;
+        let found = compare(case.name, names(contenders), &costs, figures)?;
         let title = format!("{}: {:?}", case.name, case.load);
         report::print(&title, &format!("us/{}", case.operation), &found, case.goal, true);
         lines.extend(found);
@@ -309,17 +309,22 @@ fn cost(outcome: &Outcome) -> f64 {
     outcome.cpu.as_secs_f64() * 1e6 / outcome.operations as f64
 }
 
-fn compare(
+fn names(contenders: &[Contender]) -> impl Iterator<Item = &str> {
+    contenders.iter().map(|contender| contender.name.as_str())
+}
+
+/// Costs of a case, and what they are relative to the first contender's, round by round.
+fn compare<'a>(
     case: &'static str,
-    contenders: &[Contender],
+    names: impl Iterator<Item = &'a str>,
     costs: &[Vec<f64>],
     figures: impl Iterator<Item = Option<LoadFigures>>,
 ) -> Result<Vec<Line>> {
-    let lines = contenders.iter().zip(costs).zip(figures).map(|((contender, own), load)| {
+    let lines = names.zip(costs).zip(figures).map(|((name, own), load)| {
         let ratios = own.iter().zip(&costs[0]).map(|(own, first)| own / first);
         Ok(Line {
             case,
-            contender: contender.name.clone(),
+            contender: name.to_owned(),
             cost: Spread::of(own.iter().copied()).context("no round")?,
             ratio: Spread::of(ratios).context("no round")?,
             load,
@@ -350,7 +355,7 @@ fn idle(
                 costs.push(bytes);
             }
         }
-        let found = compare(case.name, contenders, &costs, contenders.iter().map(|_| None))?;
+        let found = compare(case.name, names(contenders), &costs, contenders.iter().map(|_| None))?;
         let title = format!("{}: {connections} connections held after one exchange", case.name);
         report::print(&title, "bytes each", &found, case.goal, false);
         lines.extend(found);

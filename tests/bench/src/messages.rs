@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use sluice_transcode::{Plan, Transcoder};
 
 use crate::cases::{Goal, TRANSCODER};
+use crate::compare;
 use crate::load::{HOST, message};
 use crate::proxy::{Contender, Kit, Program, Proxy, Stage};
 use crate::report::{self, Circumstances, Line};
-use crate::stats::Spread;
 
 /// Messages of a round.
 const MESSAGES: u32 = 10_000;
@@ -83,22 +83,10 @@ pub(crate) fn run(
         }
     }
     for (at, way) in WAYS.iter().enumerate() {
-        let cost = |times: &[Times]| Spread::of(times.iter().map(|times| times[at] / 1e3));
-        let ratio =
-            |own: &[Times]| Spread::of(own.iter().zip(&times[0]).map(|(own, first)| own[at] / first[at]));
-        let found: Vec<Line> = ways
-            .iter()
-            .zip(&times)
-            .map(|((name, _), own)| {
-                Ok(Line {
-                    case: way.name,
-                    contender: name.clone(),
-                    cost: cost(own).context("no round")?,
-                    ratio: ratio(own).context("no round")?,
-                    load: None,
-                })
-            })
-            .collect::<Result<_>>()?;
+        let costs: Vec<Vec<f64>> =
+            times.iter().map(|rounds| rounds.iter().map(|times| times[at] / 1e3).collect()).collect();
+        let names = ways.iter().map(|(name, _)| name.as_str());
+        let found = compare(way.name, names, &costs, ways.iter().map(|_| None))?;
         let title =
             format!("{}: {} bytes of JSON, {} of protobuf", way.name, native.json.len(), native.wire.len());
         report::print(&title, "us/message", &found, way.goal, true);
