@@ -194,7 +194,7 @@ fn place(held: &mut Held, version: &str, mut entry: Value, flags: &cli::Push) ->
 
 /// Sends the pieces that are not there; says how many of how many.
 fn send(client: &Client, component: &[u8], digest: &str) -> Result<(usize, usize)> {
-    let place = format!("blobs/{}", digest.replace(':', "-"));
+    let place = format!("blobs/{digest}");
     let pieces = blob::split(component)?;
     let there = client.ask("GET", &place, None)?;
     let there: BTreeSet<u64> =

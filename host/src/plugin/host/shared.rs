@@ -55,18 +55,29 @@ fn time(milliseconds: u32) -> Duration {
     Duration::from_millis(milliseconds.into())
 }
 
-impl Host for State {
-    async fn get(&mut self, scope: Scope, namespace: String, key: String) -> Kv<Option<Vec<u8>>> {
-        if scope == Scope::Node {
-            return told(node::Host::get(self, node::Scope::Node, namespace, key));
-        }
+impl State {
+    /// Works on one of the values that all nodes share.
+    async fn shared<T>(
+        &mut self,
+        namespace: &str,
+        key: &str,
+        work: impl AsyncFnOnce(&SharedValues, SharedKey<'_>) -> Result<T, SharedValueError>,
+    ) -> Kv<T> {
         self.enter()?;
         let owner = Arc::clone(&self.owner);
-        let work = async {
-            let (shared, place) = owner.place(&namespace, &key)?;
-            Ok(shared.get(place).await?)
-        };
-        Ok(work.await)
+        Ok(match owner.place(namespace, key) {
+            Ok((shared, place)) => work(shared, place).await.map_err(Into::into),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+impl Host for State {
+    async fn get(&mut self, scope: Scope, namespace: String, key: String) -> Kv<Option<Vec<u8>>> {
+        match scope {
+            Scope::Node => told(node::Host::get(self, node::Scope::Node, namespace, key)),
+            Scope::Store => self.shared(&namespace, &key, async |shared, at| shared.get(at).await).await,
+        }
     }
 
     async fn set(
@@ -77,16 +88,12 @@ impl Host for State {
         value: Vec<u8>,
         ttl: u32,
     ) -> Kv<()> {
-        if scope == Scope::Node {
-            return told(node::Host::set(self, node::Scope::Node, namespace, key, value, ttl));
+        match scope {
+            Scope::Node => told(node::Host::set(self, node::Scope::Node, namespace, key, value, ttl)),
+            Scope::Store => {
+                self.shared(&namespace, &key, async |shared, at| shared.set(at, value, time(ttl)).await).await
+            }
         }
-        self.enter()?;
-        let owner = Arc::clone(&self.owner);
-        let work = async {
-            let (shared, place) = owner.place(&namespace, &key)?;
-            Ok(shared.set(place, value, time(ttl)).await?)
-        };
-        Ok(work.await)
     }
 
     async fn compare_and_set(
@@ -98,30 +105,25 @@ impl Host for State {
         value: Vec<u8>,
         ttl: u32,
     ) -> Kv<bool> {
-        if scope == Scope::Node {
-            let scope = node::Scope::Node;
-            return told(node::Host::compare_and_set(self, scope, namespace, key, expected, value, ttl));
+        let node = node::Scope::Node;
+        match scope {
+            Scope::Node => {
+                told(node::Host::compare_and_set(self, node, namespace, key, expected, value, ttl))
+            }
+            Scope::Store => {
+                let work = async |shared: &SharedValues, at: SharedKey<'_>| {
+                    shared.compare_and_set(at, expected.as_deref(), value, time(ttl)).await
+                };
+                self.shared(&namespace, &key, work).await
+            }
         }
-        self.enter()?;
-        let owner = Arc::clone(&self.owner);
-        let work = async {
-            let (shared, place) = owner.place(&namespace, &key)?;
-            Ok(shared.compare_and_set(place, expected.as_deref(), value, time(ttl)).await?)
-        };
-        Ok(work.await)
     }
 
     async fn delete(&mut self, scope: Scope, namespace: String, key: String) -> Kv<()> {
-        if scope == Scope::Node {
-            return told(node::Host::delete(self, node::Scope::Node, namespace, key));
+        match scope {
+            Scope::Node => told(node::Host::delete(self, node::Scope::Node, namespace, key)),
+            Scope::Store => self.shared(&namespace, &key, async |shared, at| shared.delete(at).await).await,
         }
-        self.enter()?;
-        let owner = Arc::clone(&self.owner);
-        let work = async {
-            let (shared, place) = owner.place(&namespace, &key)?;
-            Ok(shared.delete(place).await?)
-        };
-        Ok(work.await)
     }
 
     async fn increment(
@@ -132,15 +134,14 @@ impl Host for State {
         by: i64,
         ttl: u32,
     ) -> Kv<i64> {
-        if scope == Scope::Node {
-            return told(node::Host::increment(self, node::Scope::Node, namespace, key, by, ttl));
+        match scope {
+            Scope::Node => told(node::Host::increment(self, node::Scope::Node, namespace, key, by, ttl)),
+            Scope::Store => {
+                let work = async |shared: &SharedValues, at: SharedKey<'_>| {
+                    shared.increment(at, by, time(ttl)).await
+                };
+                self.shared(&namespace, &key, work).await
+            }
         }
-        self.enter()?;
-        let owner = Arc::clone(&self.owner);
-        let work = async {
-            let (shared, place) = owner.place(&namespace, &key)?;
-            Ok(shared.increment(place, by, time(ttl)).await?)
-        };
-        Ok(work.await)
     }
 }
