@@ -75,7 +75,7 @@ pub(super) struct Live {
     /// Calls until it is replaced by a new one.
     pub(super) calls_left: u32,
     _place: Place,
-    _ticking: Ticking,
+    ticking: Arc<Ticking>,
 }
 
 impl Live {
@@ -98,11 +98,13 @@ impl Live {
     /// Instantiates a component, which may be an image: then it is configured.
     pub(super) async fn instantiate(component: &Component, owner: &Arc<Owner>) -> Result<Self, LoadError> {
         let place = component.engine.take_place().ok_or(LoadError::Tried(CallError::Busy))?;
-        let ticking = component.engine.tick();
+        let ticking = Arc::new(component.engine.tick());
+        let going = Arc::clone(&ticking);
         let mut store = Store::new(component.engine.wasmtime(), State::new(Arc::clone(owner)));
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOST_FUEL);
-        store.epoch_deadline_callback(|mut context| {
+        store.epoch_deadline_callback(move |mut context| {
+            going.call();
             Ok(match context.data_mut().clock.look() {
                 Look::Stop => UpdateDeadline::Interrupt,
                 Look::Again(ticks) => UpdateDeadline::Continue(ticks),
@@ -121,7 +123,7 @@ impl Live {
         };
         let linked = linked.map_err(|error| LoadError::Tried(explain(&store, &error)))?;
         let functions = functions(&mut store, &linked, component)?;
-        Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place, _ticking: ticking })
+        Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place, ticking })
     }
 
     /// Lets it have more memory than its module's limit says.
@@ -289,6 +291,7 @@ impl Live {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         self.calls_left = self.calls_left.saturating_sub(1);
+        self.ticking.call();
         begin(&mut self.store, deadline);
         let result = if self.waits {
             // Epochs do not interrupt a guest that waits in the host.

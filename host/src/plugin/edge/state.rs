@@ -35,7 +35,7 @@ pub(in crate::plugin) struct EdgeState {
     pub(super) counted: Option<Counted>,
     /// Its place in the pool, given back when the store is dropped.
     _place: OwnedSemaphorePermit,
-    _ticking: Ticking,
+    ticking: Ticking,
 }
 
 /// A guest that computed for too long; what its trap carries.
@@ -64,7 +64,7 @@ impl EdgeState {
             ticks_max: ticks(spec.owner.limits.configure_deadline),
             counted: None,
             _place: place,
-            _ticking: engine.tick(),
+            ticking: engine.tick(),
         };
         let mut store = Store::new(engine.inner(), state);
         store.limiter(|state| &mut state.host);
@@ -81,6 +81,7 @@ impl EdgeState {
         state.ticks = 0;
         state.ticks_max = ticks(deadline);
         state.fate = fate;
+        state.ticking.call();
     }
 
     /// Tells the call under way that its instance failed.
@@ -92,6 +93,7 @@ impl EdgeState {
 /// Called when a guest has computed for a tick: it yields, until it has had its share.
 fn tick(mut store: StoreContextMut<'_, EdgeState>) -> Result<UpdateDeadline> {
     let state = store.data_mut();
+    state.ticking.call();
     state.ticks += 1;
     if state.ticks > state.ticks_max {
         state.fate.passed.store(true, Ordering::Release);
