@@ -1,6 +1,6 @@
 //! A configuration, checked and made ready: tables, commands, routes.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use crate::compile::compile;
 use crate::routes::{Binding, Routes, Template};
@@ -18,9 +18,9 @@ pub struct Plan {
     /// Entries with a request.
     pub(crate) requests: Vec<Request>,
     /// The index in `requests` by command.
-    pub(crate) by_command: HashMap<u32, usize>,
+    pub(crate) by_command: BTreeMap<u32, usize>,
     /// What comes from the upstream, by command.
-    pub(crate) incoming: HashMap<u32, Incoming>,
+    pub(crate) incoming: BTreeMap<u32, Incoming>,
     pub(crate) routes: Routes,
     pub(crate) query_ignore: Vec<String>,
 }
@@ -49,7 +49,7 @@ pub(crate) struct Incoming {
 pub(crate) struct ErrorReply {
     pub(crate) message_field: Option<u32>,
     pub(crate) code_field: Option<u32>,
-    pub(crate) statuses: HashMap<i32, u16>,
+    pub(crate) statuses: BTreeMap<i32, u16>,
 }
 
 impl Plan {
@@ -84,8 +84,8 @@ impl Plan {
             },
             wire: WireOptions { unknown: settings.unknown_fields, depth_max: settings.depth_max },
             requests: Vec::new(),
-            by_command: HashMap::new(),
-            incoming: HashMap::new(),
+            by_command: BTreeMap::new(),
+            incoming: BTreeMap::new(),
             routes: Routes::default(),
             query_ignore: settings.query_ignore.clone(),
         };
@@ -251,7 +251,7 @@ impl Plan {
             matches!(field.kind, Kind::Enum(_) | Kind::Int32 | Kind::Uint32)
                 && matches!(field.shape, Shape::Implicit | Shape::Explicit)
         })?;
-        let mut statuses = HashMap::new();
+        let mut statuses = BTreeMap::new();
         for (name, status) in &command.statuses {
             let field = format!("statuses.{name}");
             if !(400..600).contains(status) {

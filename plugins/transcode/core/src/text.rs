@@ -5,7 +5,7 @@ use crate::fault::{Checked, fault};
 /// Whether a byte may not stand in a JSON string as it is.
 #[inline]
 fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
 /// How many bytes from the front may stand as they are. Sixteen bytes are
@@ -14,12 +14,9 @@ fn is_special(byte: u8) -> bool {
 pub(crate) fn plain_length(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some((chunk, _)) = bytes[at..].split_first_chunk::<16>() {
-        let mut special = 0;
-        for byte in chunk {
-            special |= u8::from(*byte < 0x20) | u8::from(*byte == b'"') | u8::from(*byte == b'\\');
-        }
-        if special != 0 {
-            break;
+        let specials = u128::from_le_bytes(chunk.map(|byte| if is_special(byte) { 0xFF } else { 0 }));
+        if specials != 0 {
+            return at + specials.trailing_zeros() as usize / 8;
         }
         at += 16;
     }

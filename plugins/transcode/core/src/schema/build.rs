@@ -1,6 +1,6 @@
 //! Makes the tables from checked definitions.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, MessageDescriptor, Syntax};
 
@@ -16,11 +16,11 @@ const DENSE_MAX: u32 = 1024;
 /// Makes tables of all messages in `pool`. Fails on what has no JSON form; the
 /// error names the field.
 pub(crate) fn build(pool: &DescriptorPool, names: FieldNames) -> Result<Schema, String> {
-    let mut message_ids = HashMap::new();
+    let mut message_ids = BTreeMap::new();
     for message in pool.all_messages() {
         message_ids.insert(message.full_name().to_owned(), message_ids.len() as u32);
     }
-    let mut enum_ids = HashMap::new();
+    let mut enum_ids = BTreeMap::new();
     for enumeration in pool.all_enums() {
         enum_ids.insert(enumeration.full_name().to_owned(), enum_ids.len() as u32);
     }
@@ -36,8 +36,8 @@ pub(crate) fn build(pool: &DescriptorPool, names: FieldNames) -> Result<Schema, 
 
 struct Builder {
     names: FieldNames,
-    message_ids: HashMap<String, u32>,
-    enum_ids: HashMap<String, u32>,
+    message_ids: BTreeMap<String, u32>,
+    enum_ids: BTreeMap<String, u32>,
 }
 
 impl Builder {
@@ -147,8 +147,8 @@ fn dense(fields: &[Field]) -> Box<[u16]> {
 }
 
 /// Both names of every field. A name that could mean two fields is refused.
-fn names(message: &str, fields: &[Field]) -> Result<HashMap<Box<[u8]>, u16>, String> {
-    let mut names: HashMap<Box<[u8]>, u16> = HashMap::with_capacity(fields.len() * 2);
+fn names(message: &str, fields: &[Field]) -> Result<BTreeMap<Box<[u8]>, u16>, String> {
+    let mut names: BTreeMap<Box<[u8]>, u16> = BTreeMap::new();
     for (index, field) in fields.iter().enumerate() {
         for name in [&field.json_name, &field.name] {
             match names.insert(name.as_bytes().into(), index as u16) {
@@ -181,8 +181,8 @@ fn known(name: &str) -> Known {
 
 fn enum_type(enumeration: &EnumDescriptor) -> EnumType {
     let mut dense = Vec::new();
-    let mut sparse: HashMap<i32, Box<str>> = HashMap::new();
-    let mut numbers = HashMap::new();
+    let mut sparse: BTreeMap<i32, Box<str>> = BTreeMap::new();
+    let mut numbers = BTreeMap::new();
     for value in enumeration.values() {
         numbers.insert(value.name().as_bytes().into(), value.number());
         match u32::try_from(value.number()) {

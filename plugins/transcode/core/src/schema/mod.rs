@@ -5,7 +5,7 @@
 
 mod build;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 pub(crate) use build::build;
 
@@ -22,7 +22,7 @@ pub(crate) const FAST_ONEOFS_MAX: usize = 64;
 pub(crate) struct Schema {
     pub(crate) messages: Vec<MessageType>,
     pub(crate) enums: Vec<EnumType>,
-    pub(crate) by_name: HashMap<Box<str>, MessageId>,
+    pub(crate) by_name: BTreeMap<Box<str>, MessageId>,
 }
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct MessageType {
     /// For numbers below its length the index of the field, and one; 0 is none.
     dense: Box<[u16]>,
     /// By both names a client may use.
-    names: HashMap<Box<[u8]>, u16>,
+    names: BTreeMap<Box<[u8]>, u16>,
     pub(crate) oneofs: usize,
     /// Too many fields or oneofs for sets of bits.
     pub(crate) is_wide: bool,
@@ -161,8 +161,8 @@ pub(crate) struct EnumType {
     pub(crate) is_open: bool,
     /// Names by number: first the small ones in their places, then the rest.
     dense: Vec<Option<Box<str>>>,
-    sparse: HashMap<i32, Box<str>>,
-    pub(crate) numbers: HashMap<Box<[u8]>, i32>,
+    sparse: BTreeMap<i32, Box<str>>,
+    pub(crate) numbers: BTreeMap<Box<[u8]>, i32>,
 }
 
 impl Schema {
