@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::Linker;
-use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig, ProfilingStrategy};
 
 use super::LoadError;
 use super::cache::CodeCache;
@@ -60,6 +60,15 @@ pub struct EngineOptions {
     pub cache_dir: Option<PathBuf>,
     /// How many instances there may be.
     pub pool: PoolSize,
+    /// Whether `perf` is told where the functions of guests are, by a file
+    /// `/tmp/perf-<pid>.map`.
+    pub perf_map: bool,
+}
+
+impl EngineOptions {
+    fn profiling(&self) -> ProfilingStrategy {
+        if self.perf_map { ProfilingStrategy::PerfMap } else { ProfilingStrategy::None }
+    }
 }
 
 /// Compiles and runs components with the interfaces of `wit/`. Clones are the
@@ -76,7 +85,7 @@ struct Inner {
     cache: Option<CodeCache>,
     /// For edge functions, once there is one; with a cache of its own.
     edge: OnceLock<(EdgeEngine, Option<CodeCache>)>,
-    cache_dir: Option<PathBuf>,
+    options: EngineOptions,
     places: Places,
     ticker: Arc<Ticker>,
 }
@@ -108,7 +117,7 @@ impl Engine {
         // keep one instance's bytes for the next.
         let mut scan = if has_swap() { Enabled::No } else { Enabled::Yes };
         let engine = loop {
-            match wasmtime::Engine::new(&config(wanted, scan)) {
+            match wasmtime::Engine::new(&config(wanted, scan, options.profiling())) {
                 Ok(engine) => break engine,
                 // The kernel may be too old for it.
                 Err(_) if scan == Enabled::Yes => scan = Enabled::No,
@@ -136,7 +145,7 @@ impl Engine {
             waiting,
             cache,
             edge: OnceLock::new(),
-            cache_dir: options.cache_dir.clone(),
+            options: options.clone(),
             places,
             ticker,
         })))
@@ -160,9 +169,10 @@ impl Engine {
         let made = match self.0.edge.get() {
             Some(made) => made,
             None => {
-                let engine =
-                    EdgeEngine::new(!has_swap()).map_err(|error| LoadError::Engine(format!("{error:#}")))?;
-                let cache = self.0.cache_dir.as_deref().map(|folder| CodeCache::new(folder, engine.inner()));
+                let options = &self.0.options;
+                let engine = EdgeEngine::new(!has_swap(), options.profiling())
+                    .map_err(|error| LoadError::Engine(format!("{error:#}")))?;
+                let cache = options.cache_dir.as_deref().map(|folder| CodeCache::new(folder, engine.inner()));
                 self.0.edge.get_or_init(|| (engine, cache))
             }
         };
@@ -194,7 +204,7 @@ impl fmt::Debug for Engine {
     }
 }
 
-fn config(instances: u32, scan: Enabled) -> Config {
+fn config(instances: u32, scan: Enabled, profiling: ProfilingStrategy) -> Config {
     let mut config = Config::new();
     config
         .concurrency_support(false)
@@ -204,6 +214,7 @@ fn config(instances: u32, scan: Enabled) -> Config {
         .wasm_memory64(false)
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
+        .profiler(profiling)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(instances, scan)));
     config
 }

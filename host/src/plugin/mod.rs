@@ -59,6 +59,7 @@ pub use breaker::{FAILURES_MIN, OPEN_TIME, WINDOW};
 pub use collect::ModuleCollector;
 pub use comparison::Breaking;
 pub use component::{Component, Interface, Outline};
+pub use deadline::thread_time;
 pub use engine::{Engine, EngineOptions, MEMORY_BYTES_MAX, PoolSize, TABLE_ENTRIES_MAX, code_folder};
 pub use error::{CallError, LoadError};
 pub use head::HeadBuffer;

@@ -92,6 +92,9 @@ pub struct Test {
     /// The cases; without it `cases.yaml` in the folder, or beside the component
     #[arg(long, value_name = "FILE")]
     pub cases: Option<PathBuf>,
+    /// Tell perf where the component's functions are, by a file /tmp/perf-<pid>.map
+    #[arg(long)]
+    pub perf_map: bool,
     /// How the outcome is shown
     #[arg(long, value_enum, default_value_t = Output::Table)]
     pub output: Output,

@@ -9,7 +9,9 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ProfilingStrategy,
+};
 
 use crate::plugin::CallError;
 use crate::plugin::engine::TABLE_KEPT_RESIDENT;
@@ -46,8 +48,8 @@ impl EdgeEngine {
     ///
     /// # Errors
     /// When the address space for the pool cannot be had.
-    pub fn new(swap_is_off: bool) -> wasmtime::Result<Self> {
-        let engine = Engine::new(&config(swap_is_off))?;
+    pub fn new(swap_is_off: bool, profiling: ProfilingStrategy) -> wasmtime::Result<Self> {
+        let engine = Engine::new(&config(swap_is_off, profiling))?;
         let ticker = Ticker::start(engine.clone(), "edge-epoch").map_err(wasmtime::Error::new)?;
         Ok(Self { engine, places: Arc::new(Semaphore::new(INSTANCES_MAX as usize)), ticker })
     }
@@ -68,7 +70,7 @@ impl EdgeEngine {
     }
 }
 
-fn config(swap_is_off: bool) -> Config {
+fn config(swap_is_off: bool, profiling: ProfilingStrategy) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     // A few more than are handed out: an instance that ends gives its place
     // back a moment before its memory.
@@ -99,6 +101,7 @@ fn config(swap_is_off: bool) -> Config {
         .wasm_component_model_async(true)
         .wasm_memory64(false)
         .relaxed_simd_deterministic(true)
+        .profiler(profiling)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(STACK_BYTES);
     config

@@ -15,7 +15,9 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 
 use super::{build, cli, describe};
-use crate::plugin::{Component, Engine, EngineOptions, Limits, Plugin, PoolSize, Services, Settings};
+use crate::plugin::{
+    Component, Engine, EngineOptions, Limits, Plugin, PoolSize, Services, Settings, thread_time,
+};
 use cases::{Case, Cases};
 
 /// How long a case is repeated to be measured.
@@ -31,7 +33,11 @@ pub(super) fn run(flags: &cli::Test) -> Result<()> {
     let file = flags.cases.clone().unwrap_or_else(|| folder.join(CASES));
     let cases = Cases::read(&file)?;
     let failed = |error: crate::plugin::LoadError| anyhow::anyhow!("the component {error}");
-    let options = EngineOptions { pool: PoolSize { instances: 16 }, ..EngineOptions::default() };
+    let options = EngineOptions {
+        pool: PoolSize { instances: 16 },
+        perf_map: flags.perf_map,
+        ..EngineOptions::default()
+    };
     let engine = Engine::new(&options).map_err(|error| anyhow::anyhow!("{error}"))?;
     let begin = Instant::now();
     let code = Component::compile(&engine, &component).map_err(failed)?;
@@ -78,7 +84,7 @@ struct Outcome {
     /// How it differed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// A call, the mean.
+    /// Of the processor's time a call, the mean.
     #[serde(skip_serializing_if = "Option::is_none")]
     nanoseconds: Option<f64>,
     /// Bytes the instance has then; none of edge functions, which have one for
@@ -145,10 +151,11 @@ impl fmt::Display for Report {
     }
 }
 
-/// The mean time of a call of a case, which is repeated for it.
+/// What a call of a case takes of the processor's time, the mean; the case is
+/// repeated for it.
 fn measure(plugin: &Arc<Plugin>, step: &cases::Step) -> Duration {
     let calls_before = plugin.stats().calls();
-    let begin = Instant::now();
+    let (begin, used) = (Instant::now(), thread_time());
     let mut repeats = 0;
     while repeats < REPEATS_MAX && begin.elapsed() < MEASURED {
         if step::run(plugin, step).is_err() {
@@ -156,7 +163,7 @@ fn measure(plugin: &Arc<Plugin>, step: &cases::Step) -> Duration {
         }
         repeats += 1;
     }
-    let spent = begin.elapsed();
+    let spent = thread_time() - used;
     // Calls of edge functions are counted elsewhere: one for each repeat.
     let calls = plugin.stats().calls() - calls_before;
     spent / u32::try_from(calls).unwrap_or(u32::MAX).max(repeats).max(1)
