@@ -69,7 +69,8 @@ pub use ports::Port;
 pub use process::{Process, Signal, program, tool};
 pub use raw::Raw;
 pub use services::{
-    Background, GrpcEcho, HttpEcho, HttpEchoBuilder, ImServer, ImServerBuilder, LinePort, WebSocketEcho,
+    Background, GrpcEcho, HttpEcho, HttpEchoBuilder, ImServer, ImServerBuilder, LinePort, Passage,
+    WebSocketEcho,
 };
 pub use sluice::{Document, Sluice, SluiceBuilder};
 pub use sluice_services as service;

@@ -12,6 +12,8 @@ use sluice_services::http_echo;
 use sluice_services::im;
 use sluice_services::port;
 use sluice_services::websocket;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
@@ -203,6 +205,40 @@ impl HttpEchoBuilder {
         let server = io_ok("http-echo", background.run(http_echo::HttpEcho::start(options)));
         let line = LinePort { background, port: server.port().clone() };
         HttpEcho { line, server }
+    }
+}
+
+/// A port inside a namespace through which one outside is reached: what listens on
+/// loopback stands behind a link then.
+pub struct Passage {
+    address: SocketAddr,
+    _background: Background,
+}
+
+impl Passage {
+    /// Listens on `ip` inside the namespace and connects from outside.
+    pub fn start(namespace: &Namespace, ip: IpAddr, to: SocketAddr) -> Passage {
+        let listener = io_ok("a passage", namespace.run(|| std::net::TcpListener::bind((ip, 0))));
+        let address = io_ok("a passage", listener.local_addr());
+        io_ok("a passage", listener.set_nonblocking(true));
+        let background = Background::start(None);
+        background.handle().spawn(async move {
+            let listener = io_ok("a passage", TcpListener::from_std(listener));
+            while let Ok((mut inside, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    // Who comes while nothing listens behind it is hung up on.
+                    if let Ok(mut outside) = TcpStream::connect(to).await {
+                        let _ = copy_bidirectional(&mut inside, &mut outside).await;
+                    }
+                });
+            }
+        });
+        Passage { address, _background: background }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

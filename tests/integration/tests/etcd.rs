@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_harness::{
-    Authority, Curl, Etcd, HttpEcho, Signal, Sluice, SluiceBuilder, SteadyLoad, eventually, within,
+    Authority, Curl, Etcd, HttpEcho, Network, Passage, Signal, Sluice, SluiceBuilder, SteadyLoad, eventually,
+    within,
 };
 use sluice_tests::admin::{expect, with_keys};
 
@@ -309,6 +310,41 @@ fn a_cluster_that_loses_its_leader_members_and_everything_touches_no_request_and
     until_even(&etcd, &[&one, &two]);
     assert_eq!(status_of(&two, &format!("/w{last}")), 200);
     until_fresh(&two);
+    expect_untouched(load);
+}
+
+#[test]
+fn a_node_whose_way_to_the_store_goes_silent_serves_on_and_misses_nothing() {
+    let (etcd, network) = (Etcd::start(), Network::new(1));
+    let near = network.near();
+    let member = etcd.urls()[0].trim_start_matches("http://").parse().unwrap();
+    let passage = Passage::start(network.far(), network.address(0), member);
+    let origin = HttpEcho::builder("origin").within(near, network.near_address(0)).start();
+    fill(&etcd, &origin);
+    etcd.put("routes", "b", &route("/b"));
+    let store = json!({"timeout": "2s", "endpoints": [format!("http://{}", passage.address())]});
+    let sluice =
+        Sluice::builder().etcd(&etcd, json!({})).boot("store", json!({"etcd": store})).within(near).start();
+    let edge = near.run(|| address(&sluice));
+    let request = "GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned();
+    let load = SteadyLoad::start(Some(near), edge, request, 2, 50);
+    load.until_good(10);
+
+    // Nothing is refused and nothing arrives: only the clock tells.
+    network.black_hole(0);
+    near.run(|| until_stale(&sluice, "stale since"));
+    etcd.delete("routes", "b");
+    etcd.put("routes", "c", &route("/c"));
+    etcd.compact();
+    assert_eq!(near.run(|| (status_of(&sluice, "/b"), status_of(&sluice, "/c"))), (200, 404));
+
+    network.heal();
+    let expected = truth(&etcd);
+    near.run(|| {
+        within(RECOVERY, "the node runs what etcd holds", || (running(&sluice) == expected).then_some(()));
+        until_fresh(&sluice);
+        assert_eq!((status_of(&sluice, "/b"), status_of(&sluice, "/c")), (404, 200));
+    });
     expect_untouched(load);
 }
 
