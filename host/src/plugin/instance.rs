@@ -17,7 +17,6 @@ use super::component::{Component, Made};
 use super::deadline::Look;
 use super::engine::Place;
 use super::host::{FileAccess, HOST_CALLS_MAX, Note, Owner, State};
-use super::ticker::Ticking;
 use super::{CallError, LoadError};
 
 /// Fuel for what a guest hands to the host in one call, about its bytes.
@@ -75,7 +74,6 @@ pub(super) struct Live {
     /// Calls until it is replaced by a new one.
     pub(super) calls_left: u32,
     _place: Place,
-    ticking: Arc<Ticking>,
 }
 
 impl Live {
@@ -98,14 +96,14 @@ impl Live {
     /// Instantiates a component, which may be an image: then it is configured.
     pub(super) async fn instantiate(component: &Component, owner: &Arc<Owner>) -> Result<Self, LoadError> {
         let place = component.engine.take_place().ok_or(LoadError::Tried(CallError::Busy))?;
-        let ticking = Arc::new(component.engine.tick());
-        let going = Arc::clone(&ticking);
-        let mut store = Store::new(component.engine.wasmtime(), State::new(Arc::clone(owner)));
+        let state = State::new(Arc::clone(owner), component.engine.tick());
+        let mut store = Store::new(component.engine.wasmtime(), state);
         store.limiter(|state| state);
         store.set_hostcall_fuel(HOST_FUEL);
-        store.epoch_deadline_callback(move |mut context| {
-            going.call();
-            Ok(match context.data_mut().clock.look() {
+        store.epoch_deadline_callback(|mut context| {
+            let state = context.data_mut();
+            state.ticking.call();
+            Ok(match state.clock.look() {
                 Look::Stop => UpdateDeadline::Interrupt,
                 Look::Again(ticks) => UpdateDeadline::Continue(ticks),
             })
@@ -123,7 +121,7 @@ impl Live {
         };
         let linked = linked.map_err(|error| LoadError::Tried(explain(&store, &error)))?;
         let functions = functions(&mut store, &linked, component)?;
-        Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place, ticking })
+        Ok(Self { store, linked, functions, waits, calls_left: u32::MAX, _place: place })
     }
 
     /// Lets it have more memory than its module's limit says.
@@ -291,7 +289,6 @@ impl Live {
         R: ComponentNamedList + Lift + Send + Sync + 'static,
     {
         self.calls_left = self.calls_left.saturating_sub(1);
-        self.ticking.call();
         begin(&mut self.store, deadline);
         let result = if self.waits {
             // Epochs do not interrupt a guest that waits in the host.
@@ -328,6 +325,7 @@ fn absent() -> CallError {
 /// Makes a store ready for a call.
 fn begin(store: &mut Store<State>, deadline: Duration) {
     let state = store.data_mut();
+    state.ticking.call();
     state.host_calls = HOST_CALLS_MAX;
     state.memory.is_refused = false;
     let ticks = state.clock.begin(deadline);

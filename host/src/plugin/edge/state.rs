@@ -16,7 +16,7 @@ use super::function::{Counted, Fate, Spec};
 use super::outgoing::Outgoing;
 use crate::plugin::CallError;
 use crate::plugin::host::{HOST_CALLS_MAX, State};
-use crate::plugin::ticker::{TICK, Ticking};
+use crate::plugin::ticker::TICK;
 
 /// Bytes of one set of header fields a guest builds, as kept in memory.
 const FIELD_BYTES_MAX: usize = 128 * 1024;
@@ -35,7 +35,6 @@ pub(in crate::plugin) struct EdgeState {
     pub(super) counted: Option<Counted>,
     /// Its place in the pool, given back when the store is dropped.
     _place: OwnedSemaphorePermit,
-    ticking: Ticking,
 }
 
 /// A guest that computed for too long; what its trap carries.
@@ -55,7 +54,7 @@ impl EdgeState {
         let mut http = WasiHttpCtx::new();
         http.set_field_size_limit(FIELD_BYTES_MAX);
         let state = Self {
-            host: State::new(Arc::clone(&spec.owner)),
+            host: State::new(Arc::clone(&spec.owner), engine.tick()),
             http,
             outgoing: Outgoing::new(Arc::clone(&spec.owner)),
             variables: Arc::clone(&spec.variables),
@@ -64,7 +63,6 @@ impl EdgeState {
             ticks_max: ticks(spec.owner.limits.configure_deadline),
             counted: None,
             _place: place,
-            ticking: engine.tick(),
         };
         let mut store = Store::new(engine.inner(), state);
         store.limiter(|state| &mut state.host);
@@ -81,7 +79,7 @@ impl EdgeState {
         state.ticks = 0;
         state.ticks_max = ticks(deadline);
         state.fate = fate;
-        state.ticking.call();
+        state.host.ticking.call();
     }
 
     /// Tells the call under way that its instance failed.
@@ -93,7 +91,7 @@ impl EdgeState {
 /// Called when a guest has computed for a tick: it yields, until it has had its share.
 fn tick(mut store: StoreContextMut<'_, EdgeState>) -> Result<UpdateDeadline> {
     let state = store.data_mut();
-    state.ticking.call();
+    state.host.ticking.call();
     state.ticks += 1;
     if state.ticks > state.ticks_max {
         state.fate.passed.store(true, Ordering::Release);

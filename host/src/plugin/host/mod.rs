@@ -26,6 +26,7 @@ pub(super) use lines::{Level, Lines};
 pub use metrics::{HISTOGRAM_BOUNDS, ModuleMetrics};
 
 use super::limits::Limits;
+use super::ticker::Ticking;
 use crate::config::source::SharedValues;
 
 mod bindings {
@@ -165,6 +166,8 @@ pub(super) struct State {
     pub(super) files: Option<Box<FileAccess>>,
     pub(super) memory: MemoryUse,
     pub(super) clock: super::deadline::CallClock,
+    /// Has the guest stopped at its deadline; told of each call.
+    pub(super) ticking: Ticking,
     wasi: Option<Box<wasi::Wasi>>,
 }
 
@@ -178,7 +181,7 @@ pub(super) struct MemoryUse {
 }
 
 impl State {
-    pub(super) fn new(owner: Arc<Owner>) -> Self {
+    pub(super) fn new(owner: Arc<Owner>, ticking: Ticking) -> Self {
         let memory = MemoryUse { max: owner.limits.memory_max, ..MemoryUse::default() };
         Self {
             owner,
@@ -187,6 +190,7 @@ impl State {
             files: None,
             memory,
             clock: super::deadline::CallClock::default(),
+            ticking,
             wasi: None,
         }
     }

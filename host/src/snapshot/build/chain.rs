@@ -125,7 +125,7 @@ impl Builder {
     }
 
     /// The port clients reach HTTPS at: that of the first TLS listener for HTTP.
-    pub(super) fn https_port(&self) -> u16 {
+    fn https_port(&self) -> u16 {
         self.current
             .listeners
             .values()

@@ -56,7 +56,7 @@ impl Builder {
     }
 
     /// The plugins of all global rules, and the id of the first.
-    pub(super) fn merged_rules(&mut self, store: &Store) -> (Plugins, Id) {
+    fn merged_rules(&mut self, store: &Store) -> (Plugins, Id) {
         let mut rules: Vec<_> = store
             .live_of(Kind::GlobalRules)
             .filter_map(|object| match object {
@@ -91,7 +91,7 @@ impl Builder {
 
     /// The chain of the global rules where modules of it cannot be had: it refuses
     /// for them. Plugins that have other faults take none of the rest with them.
-    pub(super) fn closed_global(
+    fn closed_global(
         &mut self,
         store: &Store,
         owner: &Key,
@@ -118,13 +118,13 @@ impl Builder {
 }
 
 /// Whether a problem is one of the plugin of this name.
-pub(super) fn is_of(problem: &Problem, name: &str) -> bool {
+fn is_of(problem: &Problem, name: &str) -> bool {
     let rest = problem.field.strip_prefix("plugins.").and_then(|field| field.strip_prefix(name));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// Whether a plugin of this name is a module that may refuse requests.
-pub(super) fn is_module(name: &str) -> bool {
+fn is_module(name: &str) -> bool {
     !BUILT_IN_PLUGINS.contains(&name) && !WATCHING_PLUGINS.contains(&name)
 }
 

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::objects::Plugins;
+use crate::config::objects::{self, Plugins};
 use crate::config::{Change, Id, KINDS, Key, Kind, Object, Problem, Store};
 use crate::filter::{ChainKind, Groups};
 use crate::frame::FrameFormat;
+use crate::message::RouteLabels;
 use crate::net::tls::{Entry, Sessions};
 use crate::observe::Metrics;
 use crate::plugin::Modules;
@@ -411,6 +412,21 @@ impl Builder {
                 listeners.remove(&change.id);
             }
         }
+    }
+}
+
+/// What a route or stream route is called, with the service it names.
+fn labels(
+    key: &Key,
+    name: Option<&str>,
+    service_id: Option<&Id>,
+    service: Option<&objects::Service>,
+) -> RouteLabels {
+    RouteLabels {
+        route_id: key.1.as_str().into(),
+        route_name: name.unwrap_or_default().into(),
+        service_id: service_id.map(|id| id.as_str().into()).unwrap_or_default(),
+        service_name: service.and_then(|service| service.name.as_deref()).unwrap_or_default().into(),
     }
 }
 

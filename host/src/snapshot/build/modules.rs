@@ -45,7 +45,7 @@ impl Builder {
     }
 
     /// Whether modules of a route that is live can say what changes break.
-    pub(super) fn compares(&self, key: &Key) -> bool {
+    fn compares(&self, key: &Key) -> bool {
         let chain = match key.0 {
             Kind::Routes => self.current.router.get(key.1.as_str()).map(|route| &route.chain),
             Kind::StreamRoutes => self.current.stream_routes.get(key.1.as_str()).map(|route| &route.chain),
@@ -155,7 +155,7 @@ impl Builder {
 
     /// What has a chain with a module that was withdrawn, whatever its object names
     /// by now.
-    pub(super) fn with_withdrawn(&self) -> BTreeSet<Key> {
+    fn with_withdrawn(&self) -> BTreeSet<Key> {
         let mut found = Vec::new();
         let mut look = |kind, id: &str, chain: &Chain| {
             if chain.has_withdrawn() {

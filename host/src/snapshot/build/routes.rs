@@ -15,8 +15,8 @@ use super::super::bridge::{Bridge, bridge_identity, check_inspection, idle_modul
 use super::super::check::route_match;
 use super::super::stream::{StreamFlow, StreamRoute};
 use super::super::upstreams::{Around, Upstreams};
-use super::Builder;
 use super::modules::with_protos;
+use super::{Builder, labels};
 
 impl Builder {
     pub(super) fn route(&mut self, store: &Store, key: Key) {
@@ -47,7 +47,7 @@ impl Builder {
         }
     }
 
-    pub(super) fn try_route(
+    fn try_route(
         &mut self,
         store: &Store,
         key: &Key,
@@ -59,7 +59,7 @@ impl Builder {
         built
     }
 
-    pub(super) fn put_route(&mut self, key: &Key, (rule, route): (RouteMatch, Route)) {
+    fn put_route(&mut self, key: &Key, (rule, route): (RouteMatch, Route)) {
         let before = self.current.router.get(key.1.as_str()).map(|route| Arc::clone(&route.chain));
         self.compare(key, before.as_deref(), &route.chain);
         self.bridge_is(&route.id, route.bridge.as_ref().map(|bridge| Arc::clone(&bridge.frames)));
@@ -67,7 +67,7 @@ impl Builder {
     }
 
     /// Takes note of the frame side of a route, or that it has none.
-    pub(super) fn bridge_is(&mut self, id: &str, frames: Option<Arc<StreamRoute>>) {
+    fn bridge_is(&mut self, id: &str, frames: Option<Arc<StreamRoute>>) {
         match frames {
             Some(frames) => _ = Arc::make_mut(&mut self.current.bridged).insert(id.into(), frames),
             None if self.current.bridged.contains_key(id) => {
@@ -78,7 +78,7 @@ impl Builder {
     }
 
     /// The frame side of a route whose upstream speaks frames.
-    pub(super) fn build_bridge(
+    fn build_bridge(
         &mut self,
         store: &Store,
         key: &Key,
@@ -112,7 +112,7 @@ impl Builder {
         Bridge::new(&protocol, frames, tlv).map(Arc::new)
     }
 
-    pub(super) fn build_route(
+    fn build_route(
         &mut self,
         store: &Store,
         key: &Key,
@@ -149,29 +149,19 @@ impl Builder {
         let place = ModulePlace { is_shared: speaks_frames, inspect: &[] };
         let chain = self.chain(store, key, ChainKind::Http, &plugins, (&[], place), chain)?;
         let timeouts = timeouts(object.timeout.as_ref(), upstream.as_deref());
-        let service_id = object.service_id.as_ref().map(|id| id.as_str().into());
+        let name = object.name.as_deref();
+        let labels = Arc::new(labels(key, name, object.service_id.as_ref(), service.as_deref()));
         let metrics = self.metrics.route(observe::RouteLabels {
             route: key.1.as_str().into(),
             matched_uri: patterns.uris.join(",").into(),
             matched_host: patterns.hosts.join(",").into(),
-            service: service_id.clone().unwrap_or_default(),
+            service: labels.service_id.clone(),
         });
-        let labels = RouteLabels {
-            route_id: key.1.as_str().into(),
-            route_name: object.name.as_deref().unwrap_or_default().into(),
-            service_id: service_id.unwrap_or_default(),
-            service_name: service
-                .as_ref()
-                .and_then(|service| service.name.as_deref())
-                .unwrap_or_default()
-                .into(),
-        };
         let enable_websocket = object
             .enable_websocket
             .or_else(|| service.as_ref().and_then(|service| service.enable_websocket))
             .unwrap_or(false);
         let transcoder = chain.transcoder();
-        let labels = Arc::new(labels);
         let bridge = match upstream.as_ref().filter(|_| speaks_frames) {
             None => None,
             // Without its modules there may be nothing that makes frames.
@@ -248,7 +238,7 @@ impl Builder {
 }
 
 /// The route's own times where it has them, else the upstream's.
-pub(super) fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Timeouts {
+fn timeouts(own: Option<&objects::Timeout>, upstream: Option<&Upstream>) -> Timeouts {
     match (own, upstream) {
         (Some(own), _) => Timeouts::of(own),
         (None, Some(upstream)) => upstream.timeouts,

@@ -6,13 +6,12 @@ use crate::config::objects;
 use crate::config::{Key, Problem, Store};
 use crate::filter::{ChainKind, ModulePlace, merge};
 use crate::frame::FrameFormat;
-use crate::message::RouteLabels;
 use crate::upstream::{Timeouts, Upstream};
 
 use super::super::bridge::check_inspection;
 use super::super::stream::{StreamFlow, StreamRoute, TlvSettings, stream_identity};
-use super::Builder;
 use super::modules::with_protos;
+use super::{Builder, labels};
 
 impl Builder {
     pub(super) fn stream_route(&mut self, store: &Store, key: Key) {
@@ -34,7 +33,7 @@ impl Builder {
         }
     }
 
-    pub(super) fn build_stream_route(
+    fn build_stream_route(
         &mut self,
         store: &Store,
         key: &Key,
@@ -63,16 +62,8 @@ impl Builder {
         let place = ModulePlace { is_shared: false, inspect };
         let chain = self.chain(store, key, kind, &plugins, (&fields, place), chain)?;
         check_inspection(inspect, &chain)?;
-        let labels = RouteLabels {
-            route_id: key.1.as_str().into(),
-            route_name: object.name.as_deref().unwrap_or_default().into(),
-            service_id: object.service_id.as_ref().map(|id| id.as_str().into()).unwrap_or_default(),
-            service_name: service
-                .as_ref()
-                .and_then(|service| service.name.as_deref())
-                .unwrap_or_default()
-                .into(),
-        };
+        let name = object.name.as_deref();
+        let labels = labels(key, name, object.service_id.as_ref(), service.as_deref());
         Ok(StreamRoute {
             id: key.1.as_str().into(),
             labels: Some(Arc::new(labels)),
@@ -89,7 +80,7 @@ impl Builder {
 
     /// What a stream route speaks: as it says, else as its listener does, else
     /// as its upstream does.
-    pub(super) fn stream_flow(
+    fn stream_flow(
         &self,
         object: &objects::StreamRoute,
         listener: Option<&objects::Listener>,
