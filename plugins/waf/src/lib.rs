@@ -31,16 +31,18 @@ struct Waf {
     open: Exchanges<Open>,
     /// For the header for tests: the rules that matched.
     marked: Exchanges<String>,
-    spare: Vec<Transaction>,
+    spare: Vec<Box<Transaction>>,
 }
 
 /// An exchange that goes on.
 struct Open {
-    transaction: Transaction,
+    /// In a box, since it is large and goes from hand to hand.
+    transaction: Box<Transaction>,
     /// The pieces of the body under way.
     body: Vec<u8>,
     /// The matches that were noted.
     noted: usize,
+    /// For a denial after the head; none before.
     request_id: Option<String>,
 }
 
@@ -142,7 +144,7 @@ impl Waf {
     }
 
     /// Keeps a transaction for a later request.
-    fn keep(&mut self, mut transaction: Transaction) {
+    fn keep(&mut self, mut transaction: Box<Transaction>) {
         if self.spare.len() < SPARE_MAX {
             transaction.reset();
             self.spare.push(transaction);
@@ -178,7 +180,7 @@ impl Waf {
     }
 
     fn request_head(&mut self, exchange: ExchangeId, head: RequestHead<'_>, end: bool) -> (Open, Verdict) {
-        let mut transaction = self.spare.pop().unwrap_or_else(|| self.engine.transaction());
+        let mut transaction = self.spare.pop().unwrap_or_else(|| Box::new(self.engine.transaction()));
         let authority = head.authority();
         let mut headers: Vec<(&[u8], &[u8])> =
             head.fields().map(|(name, value)| (name.as_bytes(), value)).collect();
@@ -190,8 +192,6 @@ impl Waf {
         // Which version it came by is not shown. A body that nothing frames is
         // possible in HTTP/2 alone.
         let framed = has(&headers, b"content-length") || has(&headers, b"transfer-encoding");
-        let request_id =
-            head.field("x-request-id").map(|id| String::from_utf8_lossy(id).chars().take(128).collect());
         let verdict = transaction.request_head(&sluice_waf::RequestHead {
             method: head.method().as_bytes(),
             uri: head.target(),
@@ -200,7 +200,7 @@ impl Waf {
             client: head.peer(),
             unique_id: &exchange.0.to_string(),
         });
-        (Open { transaction, body: Vec::new(), noted: 0, request_id }, verdict)
+        (Open { transaction, body: Vec::new(), noted: 0, request_id: None }, verdict)
     }
 }
 
@@ -208,6 +208,10 @@ impl Waf {
 /// go on.
 fn busy() -> Denial {
     Denial::new(503, "limit").json(&Refusal { error_msg: "the firewall is busy", request_id: None })
+}
+
+fn request_id(head: RequestHead<'_>) -> Option<String> {
+    head.field("x-request-id").map(|id| String::from_utf8_lossy(id).chars().take(128).collect())
 }
 
 /// The ids of the rules that matched, as the header for tests has them.
@@ -220,14 +224,19 @@ impl RequestFilter for Waf {
     fn on_head(&mut self, exchange: ExchangeId, head: RequestHead<'_>, end: bool) -> HeadVerdict {
         let (mut open, verdict) = self.request_head(exchange, head, end);
         if let Verdict::Deny(denial) = verdict {
+            open.request_id = request_id(head);
             return self.deny(exchange, open, denial).into();
         }
         if !end && self.reads_request_bodies() && open.transaction.wants_request_body() {
+            open.request_id = request_id(head);
             self.open.insert(exchange, open);
             return HeadVerdict::Accept;
         }
         match open.transaction.request_body(&[], false) {
-            Verdict::Deny(denial) => self.deny(exchange, open, denial).into(),
+            Verdict::Deny(denial) => {
+                open.request_id = request_id(head);
+                self.deny(exchange, open, denial).into()
+            }
             Verdict::Pass => {
                 self.after_request(exchange, open);
                 HeadVerdict::Done

@@ -199,6 +199,13 @@ impl Operator {
         }
     }
 
+    /// Whether a test costs so much that one is better remembered, and depends on
+    /// the text alone.
+    #[inline]
+    pub fn is_dear(&self) -> bool {
+        matches!(self, Operator::Rx(..) | Operator::Phrases(_) | Operator::Sqli | Operator::Xss)
+    }
+
     /// What must stand in a text that matches. None where nothing can be said
     /// without looking at it.
     pub fn required(&self) -> Option<Required> {

@@ -35,28 +35,30 @@ pub enum Plus {
 /// Appends the decoded text. True if every `%` began an encoding; others stay.
 pub fn decode(text: &[u8], out: &mut Vec<u8>, plus: Plus) -> bool {
     let mut well_formed = true;
-    let mut at = 0;
-    while at < text.len() {
-        match text[at] {
-            b'+' if plus == Plus::Space => out.push(b' '),
-            b'%' => match (
-                text.get(at + 1).copied().and_then(hex_digit),
-                text.get(at + 2).copied().and_then(hex_digit),
-            ) {
-                (Some(high), Some(low)) => {
-                    out.push(high << 4 | low);
-                    at += 2;
-                }
-                _ => {
-                    well_formed = false;
-                    out.push(b'%');
-                }
-            },
-            byte => out.push(byte),
-        }
-        at += 1;
+    let mut rest = text;
+    loop {
+        let is_mark = |byte: &u8| *byte == b'%' || (*byte == b'+' && plus == Plus::Space);
+        let plain = rest.iter().position(is_mark).unwrap_or(rest.len());
+        out.extend_from_slice(&rest[..plain]);
+        let Some((mark, after)) = rest[plain..].split_first() else {
+            return well_formed;
+        };
+        let digit = |at: usize| after.get(at).copied().and_then(hex_digit);
+        (rest, well_formed) = match (mark, digit(0), digit(1)) {
+            (b'+', ..) => {
+                out.push(b' ');
+                (after, well_formed)
+            }
+            (_, Some(high), Some(low)) => {
+                out.push(high << 4 | low);
+                (&after[2..], well_formed)
+            }
+            _ => {
+                out.push(b'%');
+                (after, false)
+            }
+        };
     }
-    well_formed
 }
 
 #[cfg(test)]

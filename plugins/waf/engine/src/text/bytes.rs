@@ -1,4 +1,18 @@
-//! Sets of byte values.
+//! Bytes: sets of their values, and whether two texts have the same.
+
+/// Whether two texts are equal. In Wasm the comparison of the standard library goes
+/// byte by byte.
+#[inline]
+pub fn same(one: &[u8], other: &[u8]) -> bool {
+    let (words, rest) = one.as_chunks::<8>();
+    let (other_words, other_rest) = other.as_chunks::<8>();
+    one.len() == other.len()
+        && words
+            .iter()
+            .zip(other_words)
+            .all(|(one, other)| u64::from_le_bytes(*one) == u64::from_le_bytes(*other))
+        && rest.iter().zip(other_rest).all(|(one, other)| one == other)
+}
 
 /// A set of byte values, 256 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -106,6 +120,20 @@ impl ByteSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_are_the_same_when_every_byte_is() {
+        for length in 0..40 {
+            let text = vec![b'x'; length];
+            assert!(same(&text, &text.clone()));
+            assert!(!same(&text, &vec![b'x'; length + 1]));
+            for at in 0..length {
+                let mut other = text.clone();
+                other[at] = b'y';
+                assert!(!same(&text, &other), "{at} of {length}");
+            }
+        }
+    }
 
     #[test]
     fn folding_turns_capitals_into_small_letters_and_keeps_the_rest() {

@@ -1,11 +1,26 @@
-//! The distinct texts of one transaction.
+//! The distinct texts of a transaction, and of those before.
 //!
 //! Values that are equal are one text, and so are results of transformations,
-//! so that whatever is found out about a text is found out once. Everything
-//! lies in a few buffers that are kept from transaction to transaction.
+//! so that whatever is found out about a text is found out once. Nothing of it
+//! depends on the transaction: while the texts are few they stay for the next one,
+//! where names of fields, and what a browser says of itself, come again.
 
-use super::bytes::ByteSet;
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+
+use super::bytes::{ByteSet, same};
 use super::transform::Transform;
+
+/// Bytes and texts that may be kept for the next transaction. More are forgotten,
+/// and their buffers kept.
+const KEPT_BYTES: usize = 64 << 10;
+const KEPT_TEXTS: usize = 1 << 10;
+/// Tests of texts that are remembered, of 12 bytes each.
+const KEPT_CLEAN: usize = 1 << 13;
+/// Larger buffers are given back.
+const BUFFER_MAX: usize = 1 << 20;
+const SLOTS_MAX: usize = 1 << 12;
 
 /// Names a text of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,12 +45,21 @@ struct Text {
     present: Option<ByteSet>,
     /// What the scan found, in `hits`.
     hits: Option<(u32, u32)>,
+    /// The first test that found nothing, in `clean`.
+    clean: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Derived {
     transform: Transform,
     text: TextId,
+    next: u32,
+}
+
+/// A test that found nothing in a text.
+#[derive(Debug, Clone, Copy)]
+struct Clean {
+    test: (u32, u32),
     next: u32,
 }
 
@@ -47,30 +71,37 @@ pub struct Texts {
     slots: Vec<u32>,
     derived: Vec<Derived>,
     hits: Vec<u32>,
+    clean: Vec<Clean>,
     scratch: Vec<u8>,
-    seed: u64,
+    hasher: FixedState,
 }
 
 impl Texts {
     /// A table that holds the empty text alone. Nobody outside should know the
     /// seed: with it texts could be made that all lead to one slot.
     pub fn new(seed: u64) -> Texts {
-        let mut texts = Texts { slots: vec![NONE; 256], seed, ..Texts::default() };
+        let hasher = FixedState::with_seed(seed);
+        let mut texts = Texts { slots: vec![NONE; 256], hasher, ..Texts::default() };
         texts.intern(b"");
         texts
     }
 
-    /// Forgets all texts and keeps the buffers, up to 1 MiB of them.
-    pub fn clear(&mut self) {
-        if self.bytes.capacity() > 1 << 20 || self.slots.len() > 1 << 12 {
-            *self = Texts::new(self.seed);
+    /// Makes ready for another transaction.
+    pub fn renew(&mut self) {
+        if self.bytes.len() <= KEPT_BYTES && self.texts.len() <= KEPT_TEXTS {
             return;
         }
-        self.bytes.clear();
-        self.texts.clear();
-        self.slots.fill(NONE);
-        self.derived.clear();
-        self.hits.clear();
+        if self.bytes.capacity() > BUFFER_MAX || self.slots.len() > SLOTS_MAX {
+            let hasher = self.hasher.clone();
+            *self = Texts { slots: vec![NONE; 256], hasher, ..Texts::default() };
+        } else {
+            self.bytes.clear();
+            self.texts.clear();
+            self.slots.fill(NONE);
+            self.derived.clear();
+            self.hits.clear();
+            self.clean.clear();
+        }
         self.intern(b"");
     }
 
@@ -83,12 +114,12 @@ impl Texts {
 
     /// The text with these bytes.
     pub fn intern(&mut self, bytes: &[u8]) -> TextId {
-        let hash = hash(self.seed, bytes);
+        let hash = self.hasher.hash_one(bytes) as u32;
         let slot = hash as usize & (self.slots.len() - 1);
         let mut at = self.slots[slot];
         while at != NONE {
             let text = &self.texts[at as usize];
-            if text.hash == hash && self.get(TextId(at)) == bytes {
+            if text.hash == hash && same(self.get(TextId(at)), bytes) {
                 return TextId(at);
             }
             at = text.next;
@@ -105,6 +136,7 @@ impl Texts {
             derived: NONE,
             present: None,
             hits: None,
+            clean: NONE,
         });
         if self.texts.len() > 2 * self.slots.len() {
             self.grow();
@@ -176,28 +208,33 @@ impl Texts {
         range
     }
 
+    /// Whether a test is known to find nothing in a text.
+    #[inline]
+    pub fn is_clean(&self, id: TextId, test: (u32, u32)) -> bool {
+        let mut at = self.texts[id.0 as usize].clean;
+        while let Some(clean) = self.clean.get(at as usize) {
+            if clean.test == test {
+                return true;
+            }
+            at = clean.next;
+        }
+        false
+    }
+
+    /// Remembers that a test found nothing in a text, while there is room for it.
+    pub fn note_clean(&mut self, id: TextId, test: (u32, u32)) {
+        if self.clean.len() < KEPT_CLEAN {
+            let at = self.clean.len() as u32;
+            let next = std::mem::replace(&mut self.texts[id.0 as usize].clean, at);
+            self.clean.push(Clean { test, next });
+        }
+    }
+
     /// One of the numbers a scan has left.
     #[inline]
     pub fn hit(&self, index: u32) -> u32 {
         self.hits[index as usize]
     }
-}
-
-fn hash(seed: u64, bytes: &[u8]) -> u32 {
-    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut state = seed ^ bytes.len() as u64;
-    let mut mix = |word: u64| {
-        let product = u128::from(state ^ word) * u128::from(FACTOR);
-        state = (product as u64) ^ (product >> 64) as u64;
-    };
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        mix(u64::from_le_bytes(chunk.try_into().expect("chunks have eight bytes")));
-    }
-    let mut last = [0; 8];
-    last[..chunks.remainder().len()].copy_from_slice(chunks.remainder());
-    mix(u64::from_le_bytes(last) ^ FACTOR);
-    (state ^ state >> 32) as u32
 }
 
 #[cfg(test)]
@@ -213,6 +250,32 @@ mod tests {
             (0..5000).map(|number: u32| texts.intern(number.to_string().as_bytes())).collect();
         assert_eq!(first, second);
         assert_eq!(texts.get(first[4321]), b"4321");
+    }
+
+    #[test]
+    fn texts_stay_for_the_next_transaction_while_they_are_few() {
+        let mut texts = Texts::new(7);
+        let (few, hits) = (texts.intern(b"few"), [3, 4]);
+        let scan = |_: &[u8], found: &mut Vec<u32>| found.extend(hits);
+        assert_eq!(texts.hits(few, scan), (0, 2));
+        texts.renew();
+        assert_eq!(texts.intern(b"few"), few);
+        assert_eq!(texts.hits(few, |_, _| panic!("it was scanned")), (0, 2));
+        texts.note_clean(few, (1, 0));
+        texts.note_clean(few, (2, 0));
+        assert!(texts.is_clean(few, (1, 0)) && texts.is_clean(few, (2, 0)));
+        assert!(!texts.is_clean(few, (1, 1)) && !texts.is_clean(TextId::EMPTY, (1, 0)));
+        for number in 0..KEPT_TEXTS {
+            texts.intern(number.to_string().as_bytes());
+        }
+        texts.renew();
+        assert_eq!(texts.texts.len(), 1, "only the empty text");
+        assert_eq!(texts.intern(b""), TextId::EMPTY);
+        let long = texts.intern(&vec![b'x'; BUFFER_MAX + 1]);
+        assert_eq!(texts.get(long).len(), BUFFER_MAX + 1);
+        texts.renew();
+        assert!(texts.bytes.capacity() < BUFFER_MAX, "a large buffer is given back");
+        assert_eq!(texts.get(TextId::EMPTY), b"");
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Transaction {
 
     /// Makes it ready for another request.
     pub fn reset(&mut self) {
-        self.texts.clear();
+        self.texts.renew();
         for values in &mut self.values {
             values.clear();
         }

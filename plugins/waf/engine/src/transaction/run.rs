@@ -306,8 +306,7 @@ impl Transaction {
         text: TextId,
         argument: Option<&[u8]>,
     ) -> bool {
-        let mut expand = |_: &_| argument.unwrap_or_default().to_vec();
-        let found = link.operator.test(self.texts.get(text), link.capture, &mut expand);
+        let found = self.test(at, link, text, argument);
         if found.is_some() == link.negated {
             return false;
         }
@@ -326,6 +325,20 @@ impl Transaction {
         }
         self.apply(program, at, link);
         true
+    }
+
+    /// What the operator finds, unless it has found nothing in this text before.
+    fn test(&mut self, at: (u32, u32), link: &Link, text: TextId, argument: Option<&[u8]>) -> Option<Found> {
+        let is_dear = link.operator.is_dear();
+        if is_dear && self.texts.is_clean(text, at) {
+            return None;
+        }
+        let mut expand = |_: &_| argument.unwrap_or_default().to_vec();
+        let found = link.operator.test(self.texts.get(text), link.capture, &mut expand);
+        if is_dear && found.is_none() {
+            self.texts.note_clean(text, at);
+        }
+        found
     }
 
     fn capture(&mut self, program: &Program, text: TextId, found: &Found) {
