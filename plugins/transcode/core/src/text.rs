@@ -1,5 +1,7 @@
 //! Strings in JSON: what has to be escaped, and what was.
 
+use wide::u8x16;
+
 use crate::fault::{Checked, fault};
 
 /// Whether a byte may not stand in a JSON string as it is.
@@ -8,15 +10,18 @@ fn is_special(byte: u8) -> bool {
     (byte < 0x20) | (byte == b'"') | (byte == b'\\')
 }
 
-/// How many bytes from the front may stand as they are. Sixteen bytes are
-/// looked at together: compilers make a handful of vector instructions of it.
+/// How many bytes from the front may stand as they are. Sixteen are looked at
+/// together.
 #[inline]
 pub(crate) fn plain_length(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some((chunk, _)) = bytes[at..].split_first_chunk::<16>() {
-        let specials = u128::from_le_bytes(chunk.map(|byte| if is_special(byte) { 0xFF } else { 0 }));
+        let chunk = u8x16::new(*chunk);
+        let is_control = chunk.simd_eq(chunk.min(u8x16::splat(0x1F)));
+        let is_mark = chunk.simd_eq(u8x16::splat(b'"')) | chunk.simd_eq(u8x16::splat(b'\\'));
+        let specials = (is_control | is_mark).to_bitmask();
         if specials != 0 {
-            return at + specials.trailing_zeros() as usize / 8;
+            return at + specials.trailing_zeros() as usize;
         }
         at += 16;
     }
