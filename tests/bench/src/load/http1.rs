@@ -1,5 +1,6 @@
 //! HTTP/1.1 keep-alive.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,11 +16,11 @@ pub(super) async fn session(
     body_bytes: usize,
     recorder: &Recorder,
 ) -> Result<()> {
-    let request = request(path, upload);
+    let mut request = Request::new(path, upload);
     let mut buffer = vec![0; 32 * 1024];
     while !recorder.is_over.get() {
         let started = Instant::now();
-        stream.write_all(&request).await?;
+        stream.write_all(request.next()).await?;
         // Over TLS the bytes may wait in the session until they are flushed.
         stream.flush().await?;
         receive(&mut stream, &mut buffer, body_bytes).await?;
@@ -30,22 +31,48 @@ pub(super) async fn session(
 
 /// One request and its answer.
 pub(crate) async fn exchange(stream: &mut impl Stream, path: &str, body_bytes: usize) -> Result<()> {
-    stream.write_all(&request(path, 0)).await?;
+    stream.write_all(Request::new(path, 0).next()).await?;
     stream.flush().await?;
     receive(stream, &mut vec![0; 4096], body_bytes).await
 }
 
-/// A request with `upload` bytes of text, or none.
-fn request(path: &str, upload: usize) -> Vec<u8> {
-    let (method, length) = match upload {
-        0 => ("GET", String::new()),
-        _ => ("POST", format!("Content-Type: text/plain\r\nContent-Length: {upload}\r\n")),
-    };
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nAccept: */*\r\n{length}\r\n"
-    );
-    let text = b"The quick brown fox jumps over the lazy dog. ".iter().copied().cycle().take(upload);
-    head.into_bytes().into_iter().chain(text).collect()
+/// Stands in a path for a number that no other request has.
+const NUMBER: &str = "000000000";
+
+/// A request that is sent again and again.
+struct Request {
+    bytes: Vec<u8>,
+    /// Where [`NUMBER`] stands in it.
+    number: Option<usize>,
+}
+
+impl Request {
+    /// A request with `upload` bytes of text, or none.
+    fn new(path: &str, upload: usize) -> Self {
+        let (method, length) = match upload {
+            0 => ("GET", String::new()),
+            _ => ("POST", format!("Content-Type: text/plain\r\nContent-Length: {upload}\r\n")),
+        };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: sluice-bench/1\r\nAccept: */*\r\n{length}\r\n"
+        );
+        let text = b"The quick brown fox jumps over the lazy dog. ".iter().copied().cycle().take(upload);
+        let number = path.find(NUMBER).map(|at| method.len() + 1 + at);
+        Self { bytes: head.into_bytes().into_iter().chain(text).collect(), number }
+    }
+
+    /// Its bytes, with a number of its own where it has one.
+    fn next(&mut self) -> &[u8] {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if let Some(at) = self.number {
+            let mut rest = NEXT.fetch_add(1, Relaxed);
+            for digit in self.bytes[at..at + NUMBER.len()].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        }
+        &self.bytes
+    }
 }
 
 /// Reads one answer whose body must have `body_bytes`, and nothing after it.
@@ -73,4 +100,20 @@ async fn receive(stream: &mut impl Stream, buffer: &mut [u8], body_bytes: usize)
         left -= read;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_request_has_a_number_of_its_own_where_the_path_has_room_for_one() {
+        let mut plain = Request::new("/a?b=1", 0);
+        assert_eq!(plain.next().to_vec(), plain.next());
+        let mut numbered = Request::new("/a?b=000000000&c=d", 3);
+        let (one, other) = (numbered.next().to_vec(), numbered.next());
+        assert_eq!(one.len(), other.len());
+        assert_ne!(one, other);
+        assert!(String::from_utf8_lossy(other).contains("&c=d HTTP/1.1"));
+    }
 }

@@ -8,6 +8,9 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::function::request_head;
+use crate::message::{self, Method, RequestHead};
+
 /// A file of cases.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,7 +59,7 @@ pub(super) enum Step {
     Response(Response, Expected),
     Frames(Vec<Frame>, Vec<ExpectedFrame>),
     Tick(ExpectedTick),
-    Encode(Encode, ExpectedFrameBody),
+    Encode(Box<RequestHead>, Encode, ExpectedFrameBody),
     Decode(Decode, ExpectedText),
 }
 
@@ -200,6 +203,12 @@ pub(super) struct Encode {
     pub(super) user: Option<u64>,
 }
 
+impl Encode {
+    fn head(&self) -> RequestHead {
+        request_head(Method::of(&self.method), message::Scheme::Https, "localhost", &self.path, &[])
+    }
+}
+
 fn post() -> String {
     "POST".to_owned()
 }
@@ -319,7 +328,9 @@ impl Case {
                 Ok(Step::Frames(frames, expected))
             }
             (None, None, None, Some(Nothing {}), None, None) => Ok(Step::Tick(expected(expect)?)),
-            (None, None, None, None, Some(encode), None) => Ok(Step::Encode(encode, expected(expect)?)),
+            (None, None, None, None, Some(encode), None) => {
+                Ok(Step::Encode(Box::new(encode.head()), encode, expected(expect)?))
+            }
             (None, None, None, None, None, Some(decode)) => Ok(Step::Decode(decode, expected(expect)?)),
             _ => bail!("a case has one of request, response, frames, tick, encode and decode"),
         }

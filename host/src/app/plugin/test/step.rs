@@ -22,7 +22,7 @@ pub(super) fn run(plugin: &Arc<Plugin>, step: &Step) -> Result<()> {
         Step::Response(response, expected) => compare(&response_outcome(plugin, response)?, expected),
         Step::Frames(frames, expected) => compare_frames(&rulings(plugin, frames)?, expected),
         Step::Tick(expected) => tick(plugin, expected),
-        Step::Encode(encode, expected) => transcoder::encode(plugin, encode, expected),
+        Step::Encode(head, encode, expected) => transcoder::encode(plugin, head, encode, expected),
         Step::Decode(decode, expected) => transcoder::decode(plugin, decode, expected),
     }
 }

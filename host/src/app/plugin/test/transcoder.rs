@@ -6,8 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 
 use super::cases::{Decode, Encode, ExpectedFrameBody, ExpectedText, Octets};
-use super::function::request_head;
-use crate::message::{Method, Scheme, Transcode};
+use crate::message::{RequestHead, Transcode};
 use crate::plugin::{Plugin, Transcoder};
 
 fn transcoder(plugin: &Arc<Plugin>) -> Result<Transcoder> {
@@ -15,10 +14,14 @@ fn transcoder(plugin: &Arc<Plugin>) -> Result<Transcoder> {
 }
 
 /// Has a frame made of a request.
-pub(super) fn encode(plugin: &Arc<Plugin>, encode: &Encode, expected: &ExpectedFrameBody) -> Result<()> {
-    let head = request_head(Method::of(&encode.method), Scheme::Https, "localhost", &encode.path, &[]);
+pub(super) fn encode(
+    plugin: &Arc<Plugin>,
+    head: &RequestHead,
+    encode: &Encode,
+    expected: &ExpectedFrameBody,
+) -> Result<()> {
     let client = IpAddr::from([127, 0, 0, 1]);
-    let made = transcoder(plugin)?.encode_request(&head, client, encode.body.as_bytes(), encode.user);
+    let made = transcoder(plugin)?.encode_request(head, client, encode.body.as_bytes(), encode.user);
     let outgoing = match made {
         Ok(outgoing) => outgoing,
         Err(problem) if expected.status == Some(problem.status) => return Ok(()),
@@ -47,12 +50,12 @@ pub(super) fn decode(plugin: &Arc<Plugin>, decode: &Decode, expected: &ExpectedT
         Err(problem) if expected.status == Some(problem.status) => Ok(()),
         Err(problem) => bail!("status: {}, {problem}, expected {:?}", problem.status, expected.status),
         Ok(text) => {
-            let text = String::from_utf8_lossy(&text);
+            let shown = || String::from_utf8_lossy(&text);
             if let Some(status) = expected.status {
-                bail!("status: it made {text:?}, expected status {status}");
+                bail!("status: it made {:?}, expected status {status}", shown());
             }
             match &expected.body {
-                Some(body) if *body != text => bail!("body: {text:?}, expected {body:?}"),
+                Some(body) if body.as_bytes() != text => bail!("body: {:?}, expected {body:?}", shown()),
                 _ => Ok(()),
             }
         }
