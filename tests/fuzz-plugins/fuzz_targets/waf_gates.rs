@@ -1,8 +1,9 @@
-//! The firewall's gates never keep a rule from matching, and no request makes
-//! the engine panic: every request is judged with gates and without.
+//! Neither the firewall's gates nor what it remembers of earlier requests keep a
+//! rule from matching, and no request makes the engine panic: every request is
+//! judged with gates after all those before it, and without gates as the first.
 #![no_main]
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use sluice_waf::{Engine, Files, Options, PHP_RULES, RequestHead, Source, Transaction};
 
@@ -35,7 +36,10 @@ fn engine(without_gates: bool) -> Engine {
 
 static ENGINES: LazyLock<[Engine; 2]> = LazyLock::new(|| [engine(false), engine(true)]);
 
-fn judge(engine: &Engine, data: &[u8]) -> Transaction {
+/// Sees one request after the other.
+static OLD: LazyLock<Mutex<Transaction>> = LazyLock::new(|| Mutex::new(ENGINES[0].transaction()));
+
+fn judge(transaction: &mut Transaction, data: &[u8]) {
     const TYPES: [&[u8]; 5] = [
         b"application/x-www-form-urlencoded",
         b"application/json",
@@ -47,8 +51,8 @@ fn judge(engine: &Engine, data: &[u8]) -> Transaction {
     let (header, body) = data.split_at(data.len() / 4);
     let (uri, header) = header.split_at(header.len() / 2);
     let uri = [b"/?q=", uri].concat();
-    let headers: [(&[u8], &[u8]); 2] = [(b"content-type", TYPES[usize::from(*kind) % TYPES.len()]), (b"x-test", header)];
-    let mut transaction = engine.transaction();
+    let headers: [(&[u8], &[u8]); 2] =
+        [(b"content-type", TYPES[usize::from(*kind) % TYPES.len()]), (b"x-test", header)];
     transaction.request_head(&RequestHead {
         method: b"POST",
         uri: &uri,
@@ -58,10 +62,13 @@ fn judge(engine: &Engine, data: &[u8]) -> Transaction {
         unique_id: "",
     });
     transaction.request_body(body, false);
-    transaction
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let [gated, full] = &*ENGINES;
-    assert_eq!(judge(gated, data).matches(), judge(full, data).matches());
+    let mut old = OLD.lock().unwrap_or_else(PoisonError::into_inner);
+    old.reset();
+    judge(&mut old, data);
+    let mut new = ENGINES[1].transaction();
+    judge(&mut new, data);
+    assert_eq!(old.matches(), new.matches());
 });

@@ -89,6 +89,13 @@ impl Request {
 /// Judges a request; the transaction tells the rest.
 pub fn judge(engine: &Engine, request: &Request) -> (Verdict, Transaction) {
     let mut transaction = engine.transaction();
+    let verdict = judge_again(&mut transaction, request);
+    (verdict, transaction)
+}
+
+/// Judges a request with a transaction that has judged others.
+pub fn judge_again(transaction: &mut Transaction, request: &Request) -> Verdict {
+    transaction.reset();
     let headers: Vec<(&[u8], &[u8])> =
         request.headers.iter().map(|(name, value)| (name.as_bytes(), value.as_slice())).collect();
     let head = RequestHead {
@@ -103,7 +110,7 @@ pub fn judge(engine: &Engine, request: &Request) -> (Verdict, Transaction) {
     if verdict == Verdict::Pass {
         verdict = transaction.request_body(&request.body, false);
     }
-    (verdict, transaction)
+    verdict
 }
 
 /// The ids of the rules that matched.
