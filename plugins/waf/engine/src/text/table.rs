@@ -80,7 +80,10 @@ impl Texts {
     /// A table that holds the empty text alone. Nobody outside should know the
     /// seed: with it texts could be made that all lead to one slot.
     pub fn new(seed: u64) -> Texts {
-        let hasher = FixedState::with_seed(seed);
+        Texts::empty(FixedState::with_seed(seed))
+    }
+
+    fn empty(hasher: FixedState) -> Texts {
         let mut texts = Texts { slots: vec![NONE; 256], hasher, ..Texts::default() };
         texts.intern(b"");
         texts
@@ -92,16 +95,15 @@ impl Texts {
             return;
         }
         if self.bytes.capacity() > BUFFER_MAX || self.slots.len() > SLOTS_MAX {
-            let hasher = self.hasher.clone();
-            *self = Texts { slots: vec![NONE; 256], hasher, ..Texts::default() };
-        } else {
-            self.bytes.clear();
-            self.texts.clear();
-            self.slots.fill(NONE);
-            self.derived.clear();
-            self.hits.clear();
-            self.clean.clear();
+            *self = Texts::empty(self.hasher.clone());
+            return;
         }
+        self.bytes.clear();
+        self.texts.clear();
+        self.slots.fill(NONE);
+        self.derived.clear();
+        self.hits.clear();
+        self.clean.clear();
         self.intern(b"");
     }
 
