@@ -31,6 +31,7 @@ struct Waf {
     open: Exchanges<Open>,
     /// For the header for tests: the rules that matched.
     marked: Exchanges<String>,
+    #[allow(clippy::vec_box, reason = "they stay in their boxes on their way to an exchange and back")]
     spare: Vec<Box<Transaction>>,
 }
 
