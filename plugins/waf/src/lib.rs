@@ -223,24 +223,21 @@ fn ids(transaction: &Transaction) -> String {
 
 impl RequestFilter for Waf {
     fn on_head(&mut self, exchange: ExchangeId, head: RequestHead<'_>, end: bool) -> HeadVerdict {
-        let (mut open, verdict) = self.request_head(exchange, head, end);
-        if let Verdict::Deny(denial) = verdict {
-            open.request_id = request_id(head);
-            return self.deny(exchange, open, denial).into();
-        }
-        if !end && self.reads_request_bodies() && open.transaction.wants_request_body() {
-            open.request_id = request_id(head);
-            self.open.insert(exchange, open);
-            return HeadVerdict::Accept;
-        }
-        match open.transaction.request_body(&[], false) {
-            Verdict::Deny(denial) => {
-                open.request_id = request_id(head);
-                self.deny(exchange, open, denial).into()
-            }
-            Verdict::Pass => {
+        let (mut open, mut verdict) = self.request_head(exchange, head, end);
+        let waits = !end && self.reads_request_bodies() && open.transaction.wants_request_body();
+        if verdict == Verdict::Pass && !waits {
+            verdict = open.transaction.request_body(&[], false);
+            if verdict == Verdict::Pass {
                 self.after_request(exchange, open);
-                HeadVerdict::Done
+                return HeadVerdict::Done;
+            }
+        }
+        open.request_id = request_id(head);
+        match verdict {
+            Verdict::Deny(denial) => self.deny(exchange, open, denial).into(),
+            Verdict::Pass => {
+                self.open.insert(exchange, open);
+                HeadVerdict::Accept
             }
         }
     }
