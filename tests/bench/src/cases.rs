@@ -17,6 +17,8 @@ pub(crate) enum Bench {
     Tlv,
     /// What plugins add: calls of a filter, fresh instances, edge functions, the firewall
     Plugin,
+    /// What wasmtime alone takes for calls and instances
+    Engine,
     /// JSON to frames and back, and WebSocket to frames, against nginx with Lua
     Im,
     /// One message between JSON and protobuf: the module, the same natively, Lua
@@ -29,13 +31,14 @@ pub(crate) enum Bench {
 
 impl Bench {
     /// Those that run when none is named, in their order.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Http1,
         Self::Https,
         Self::Handshake,
         Self::H2,
         Self::Tlv,
         Self::Plugin,
+        Self::Engine,
         Self::Im,
         Self::Messages,
         Self::Idle,

@@ -6,6 +6,7 @@
 //! hardly depends on what else the machine does. Start at [`run`].
 
 mod cases;
+mod engine;
 mod fleet;
 mod idle;
 mod load;
@@ -22,7 +23,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 
 use crate::cases::{Bench, CASES, Case, IDLE_CASES};
@@ -144,6 +145,10 @@ fn run(options: &Options) -> Result<()> {
         .and_then(|()| match pairs.is_empty() {
             true => Ok(()),
             false => plugin::run(&pairs, &circumstances, &contenders, &stage, &tls, &mut lines),
+        })
+        .and_then(|()| match engine::PARTS.iter().any(|(name, _)| is_wanted(options, Bench::Engine, name)) {
+            true => engine::run(&circumstances, &mut lines).map_err(|error| anyhow!("{error:#}")),
+            false => Ok(()),
         })
         .and_then(|()| match WAYS.iter().any(|way| is_wanted(options, Bench::Messages, way.name)) {
             true => messages::run(&circumstances, &contenders, &stage, &mut lines),
