@@ -3,9 +3,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::assemble::REQUEST_BODY_MAX;
 use super::*;
-use crate::filter::build::{Groups, ModulePlace, UpstreamSource, merge};
-use crate::message::FrameRole;
+use crate::config::Problem;
+use crate::config::objects::Plugins;
+use crate::filter::build::{BuildContext, Groups, ModulePlace, UpstreamSource, merge};
+use crate::filter::exchange::Exchange;
+use crate::filter::verdict::{BodyAction, Longer, Rewritten, Verdict};
+use crate::message::{FrameRole, ResponseHead};
 use crate::route::testing::{Request, client};
 use crate::upstream::{Environment, Options, References, Upstream};
 
