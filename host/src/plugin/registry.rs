@@ -7,6 +7,9 @@
 //! built again. Until then the chain that runs keeps running, with the version
 //! it has. A version nobody runs any more is freed with its last call.
 
+mod prepare;
+mod trials;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,22 +20,23 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::LoadError;
 use super::comparison::{Breaking, Comparisons};
-use super::component::{Component, Interface};
 use super::engine::{Engine, EngineOptions};
 use super::host::Services;
 use super::ledger::{Ledger, Origin};
-use super::limits::Limits;
-use super::module::{Mode, OnFailure, Plugin, Settings};
+use super::module::Plugin;
 use super::timers;
-use super::trial::{Trial, TrialEnd, TrialRecord};
+use super::trial::Trial;
 use super::trust::{Provenance, Trust, TrustFault};
-use crate::config::objects::{Module, ModuleCanary, ModuleFailure, ModuleInstance, ModuleVersion};
-use crate::config::{self, Blobs, COMPONENT_BYTES_MAX, Digest, Id};
+use crate::config::objects::{Module, ModuleVersion};
+use crate::config::{self, Blobs, Id};
+use prepare::{Components, Done, Failure};
+pub use trials::Ended;
+use trials::Tried;
 
-/// Modules that are compiled or tried out at one time.
-const JOBS_MAX: usize = 2;
 /// Time before bytes that were not there are asked for again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Modules that are compiled or tried out at one time.
+const JOBS_MAX: usize = 2;
 /// How long a module that is ready waits for the first chain that takes it:
 /// others that the chain names may not be ready yet.
 const UNUSED_TIME: Duration = Duration::from_secs(60);
@@ -55,26 +59,6 @@ pub struct Rollout {
     pub current: Arc<Plugin>,
     /// A version that is tried beside it.
     pub trial: Option<Arc<Trial>>,
-}
-
-/// A trial that ended by itself.
-#[derive(Debug, Clone)]
-pub struct Ended {
-    /// The module.
-    pub id: Id,
-    /// The version that was tried.
-    pub version: String,
-    /// Why and when.
-    pub end: TrialEnd,
-}
-
-/// A trial as the registry keeps it.
-struct Tried {
-    record: Arc<TrialRecord>,
-    /// Whether the object has said since that it is taken back.
-    is_acknowledged: bool,
-    /// Whether its end was told.
-    is_told: bool,
 }
 
 /// The modules of a node.
@@ -104,8 +88,6 @@ pub struct Modules {
     tell_ended: mpsc::UnboundedSender<Id>,
 }
 
-type Components = Arc<Mutex<HashMap<Digest, Weak<Component>>>>;
-
 /// A version of a module with all that makes its instances what they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -127,18 +109,6 @@ enum Use {
         why: String,
         again: Option<Instant>,
     },
-}
-
-struct Done {
-    key: Key,
-    origin: Arc<Origin>,
-    outcome: Result<Arc<Plugin>, Failure>,
-}
-
-struct Failure {
-    why: String,
-    /// Asking again may help.
-    is_passing: bool,
 }
 
 /// The modules that run, for status and metrics.
@@ -294,119 +264,11 @@ impl Modules {
         Ok(Rollout { current, trial })
     }
 
-    /// Gives nobody a version any more that is not to be tried, at once: chains that
-    /// have it may stay as they are, where what they need cannot be had.
-    fn pause_trial(&self, object: &Module) {
-        let Some(tried) = self.trials.get(&object.id) else { return };
-        let canary = object.canary.as_ref().filter(|canary| tried.record.is_named(&canary.version));
-        let version = canary
-            .and_then(|canary| object.versions.iter().find(|version| version.version == canary.version));
-        let why = match (canary, version) {
-            (Some(canary), Some(version)) => {
-                let fault = || self.trust.judge(object, version).err();
-                let fault = || fault().map(|fault| format!("version {} {fault}", version.version));
-                self.hindrance(canary).map(str::to_owned).or_else(fault)
-            }
-            // It is promoted: who has it keeps it.
-            _ if object.serving().is_some_and(|serving| tried.record.is_named(&serving.version)) => None,
-            _ => Some("is not tried any more".to_owned()),
-        };
-        if why.is_some() {
-            tried.record.set_gap(why);
-        }
-    }
-
-    /// Why a version is not tried here, by what the object says.
-    fn hindrance(&self, canary: &ModuleCanary) -> Option<&'static str> {
-        match canary.rolled_back {
-            Some(_) => Some("is taken back"),
-            None if !self.is_place_of(canary) => Some("is tried elsewhere"),
-            None => None,
-        }
-    }
-
-    /// The version that is to be tried on this node, if there is one and it can be.
-    fn find_trial(&mut self, object: &Module, overlay: &Value, current: &Plugin) -> Option<Arc<Trial>> {
-        let Some(canary) = &object.canary else {
-            self.pause_trial(object);
-            self.trials.remove(&object.id);
-            return None;
-        };
-        let version = object.versions.iter().find(|version| version.version == canary.version)?;
-        let record = self.record_of(object, version);
-        if let Some(why) = self.hindrance(canary) {
-            record.set_gap(Some(why.to_owned()));
-            return None;
-        }
-        if record.is_over() {
-            return None;
-        }
-        let (trial, gap) = match self.find_version(object, version, overlay) {
-            Ok((plugin, _)) if is_filter(current) && is_filter(&plugin) => {
-                (Some(Arc::new(Trial::new(plugin, Arc::clone(&record), canary))), None)
-            }
-            Ok(_) => {
-                let why =
-                    "only filters are tried on a part: functions and transcoders change for all at once";
-                (None, Some(why.to_owned()))
-            }
-            Err(Gap::Preparing) => (None, Some("is being prepared".to_owned())),
-            Err(Gap::Refused(why)) => (None, Some(why)),
-        };
-        record.set_gap(gap);
-        trial
-    }
-
-    /// What is counted of the version that is tried: anew for another version,
-    /// other thresholds, or when it is tried again after it was taken back.
-    fn record_of(&mut self, object: &Module, version: &ModuleVersion) -> Arc<TrialRecord> {
-        let is_back = object.canary.as_ref().is_some_and(|canary| canary.rolled_back.is_some());
-        if let Some(tried) = self.trials.get_mut(&object.id) {
-            let is_again = tried.is_acknowledged && !is_back;
-            if tried.record.is_of(version, &object.rollback) && !is_again {
-                tried.is_acknowledged = is_back;
-                return Arc::clone(&tried.record);
-            }
-            tried.record.set_gap(Some("is not tried any more".to_owned()));
-        }
-        let tell = self.tell_ended.clone();
-        let record = TrialRecord::new(object.id.clone(), version, object.rollback.clone(), tell);
-        let record = Arc::new(record);
-        let tried = Tried { record: Arc::clone(&record), is_acknowledged: is_back, is_told: false };
-        self.trials.insert(object.id.clone(), tried);
-        record
-    }
-
-    /// Whether a version is tried on this node, by its id and region.
-    #[must_use]
-    pub fn is_place_of(&self, canary: &ModuleCanary) -> bool {
-        canary.is_at(&self.place.0, &self.place.1)
-    }
-
-    /// What is counted of the version of a module that is tried.
-    #[must_use]
-    pub fn trial(&self, id: &Id) -> Option<Arc<TrialRecord>> {
-        self.trials.get(id).map(|tried| Arc::clone(&tried.record))
-    }
-
     /// Since when the version serves that a module's object has serve; none until it does.
     #[must_use]
     pub fn serving_since(&self, object: &Module) -> Option<SystemTime> {
         let (version, since) = self.serving.get(&object.id)?;
         object.serving().is_some_and(|serving| *serving.version == **version).then_some(*since)
-    }
-
-    /// Trials that ended by themselves since this was asked last.
-    pub fn take_ended(&mut self) -> Vec<Ended> {
-        let mut all = Vec::new();
-        for (id, tried) in self.trials.iter_mut().filter(|(_, tried)| !tried.is_told) {
-            if let Some(end) = tried.record.end() {
-                tried.is_told = true;
-                let version = tried.record.shown().version.to_string();
-                all.push(Ended { id: id.clone(), version, end: end.clone() });
-            }
-        }
-        all
     }
 
     /// One version of a module with its configuration overlaid by `overlay`.
@@ -624,56 +486,6 @@ impl Modules {
         let engine = Engine::new(&self.options)?;
         Ok(self.running.engine.get_or_init(|| engine).clone())
     }
-
-    fn prepare(&self, engine: Engine, key: Key, origin: Arc<Origin>, config: Value) {
-        let slots = self.slots;
-        let services = Arc::clone(&self.services);
-        let (blobs, components) = (Arc::clone(&self.blobs), Arc::clone(&self.components));
-        let (jobs, tell) = (Arc::clone(&self.jobs), self.tell.clone());
-        tokio::spawn(async move {
-            let permit = jobs.acquire_owned().await;
-            let made_of = Arc::clone(&origin);
-            let work = tokio::task::spawn_blocking(move || {
-                let _permit = permit;
-                let Origin { object, version } = &*made_of;
-                let component = component(&engine, &*blobs, &components, &version.digest)?;
-                let settings = settings(object, version, config, slots, component.is_function());
-                let source = || blobs.read(&version.digest, COMPONENT_BYTES_MAX);
-                Plugin::open(&component, settings, &services, &source).map_err(failure)
-            });
-            let outcome = work.await.unwrap_or_else(|error| {
-                Err(Failure { why: format!("its preparation broke off: {error}"), is_passing: false })
-            });
-            // Nobody listens once the node ends.
-            let _ = tell.send(Done { key, origin, outcome });
-        });
-    }
-}
-
-fn failure(error: LoadError) -> Failure {
-    let is_passing = matches!(&error, LoadError::Tried(super::CallError::Busy));
-    Failure { why: error.to_string(), is_passing }
-}
-
-/// The compiled component of a digest: one that is in use, or from its bytes.
-fn component(
-    engine: &Engine,
-    blobs: &dyn Blobs,
-    known: &Mutex<HashMap<Digest, Weak<Component>>>,
-    digest: &Digest,
-) -> Result<Arc<Component>, Failure> {
-    if let Some(component) = known.lock().get(digest).and_then(Weak::upgrade) {
-        return Ok(component);
-    }
-    let bytes = blobs.read(digest, COMPONENT_BYTES_MAX).map_err(|why| Failure { why, is_passing: true })?;
-    let component = Component::compile(engine, &bytes).map_err(failure)?;
-    known.lock().insert(*digest, Arc::downgrade(&component));
-    Ok(component)
-}
-
-/// Whether a part of the traffic can have another version of it.
-fn is_filter(plugin: &Plugin) -> bool {
-    plugin.function().is_none() && !plugin.component().has(Interface::Transcoder)
 }
 
 /// The module's configuration with what a route says over it.
@@ -683,43 +495,4 @@ fn overlaid(config: &Map<String, Value>, overlay: &Value) -> Value {
         all.insert(field.clone(), value.clone());
     }
     Value::Object(all)
-}
-
-/// What an object says, with the defaults of its kind: edge functions have more.
-fn settings(
-    object: &Module,
-    version: &ModuleVersion,
-    config: Value,
-    slots: usize,
-    is_function: bool,
-) -> Settings {
-    let own = &object.limits;
-    let defaults = if is_function { Limits::of_functions() } else { Limits::default() };
-    let limits = Limits {
-        memory_max: own.memory_max.map_or(defaults.memory_max, |bytes| bytes as usize),
-        deadline: own.deadline.unwrap_or(defaults.deadline),
-        deadline_per_kib: own.deadline_per_kib.unwrap_or(defaults.deadline_per_kib),
-        configure_deadline: own.configure_deadline.unwrap_or(defaults.configure_deadline),
-        concurrency: own.concurrency.map_or(defaults.concurrency, |count| count as usize),
-        fetch_timeout: own.fetch_timeout.unwrap_or(defaults.fetch_timeout),
-    };
-    Settings {
-        name: object.id.as_str().into(),
-        version: version.version.as_str().into(),
-        config,
-        mode: match object.instance {
-            Some(ModuleInstance::Fresh) => Mode::Fresh,
-            None if is_function => Mode::Fresh,
-            None | Some(ModuleInstance::Reuse) => Mode::Reuse,
-        },
-        on_failure: match object.on_failure {
-            ModuleFailure::Open => OnFailure::Open,
-            ModuleFailure::Closed => OnFailure::Closed,
-        },
-        limits,
-        kv: object.grants.kv.clone(),
-        store: object.grants.store.clone(),
-        fetch: object.grants.fetch.clone(),
-        slots,
-    }
 }
