@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::setup::{self, Needs};
 use crate::shell::{cargo, failed_targets, root, run, together};
-use crate::{boundaries, floors, fuzz, licences, plugins};
+use crate::{boundaries, floors, fuzz, licences, locks, plugins};
 
 /// The plugins we ship, a workspace of their own.
 const PLUGINS: &str = "plugins/Cargo.toml";
@@ -66,6 +66,7 @@ pub(crate) fn sources() -> Result<()> {
     run(cargo(&["fmt", "--all", "--", "--check"]))?;
     boundaries::check(&root())?;
     floors::check(&root())?;
+    locks::check(&root())?;
     licences::check()?;
     run(cargo(&["fmt", "--all", "--manifest-path", PLUGINS, "--", "--check"]))?;
     let lints = |of: [&str; 2]| {

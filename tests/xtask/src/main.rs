@@ -11,6 +11,7 @@ mod demo;
 mod floors;
 mod fuzz;
 mod licences;
+mod locks;
 mod plugins;
 mod setup;
 mod shell;
@@ -40,7 +41,7 @@ enum Task {
     },
     /// What CI runs: the same as `test`
     Ci,
-    /// Run the checks of the sources alone: format, borders, dependency floors, lints
+    /// Run the checks of the sources alone: format, borders, dependency floors, locks, licences, lints
     Check,
     /// Build the plugins whose sources changed, and run their own tests
     Plugins,
