@@ -1,16 +1,15 @@
 //! How a chain is put together of the plugins of an object.
 
+use super::{CONSUMER, Chain, Link, LocalBody, ROUTE, transcoder_of};
 use crate::config::Problem;
 use crate::config::objects::{BUILT_IN_PLUGINS, Plugins};
+use crate::filter::build::{BuildContext, ChainKind, FieldError, FoundModule, ModuleSource};
+use crate::filter::exchange::Word;
+use crate::filter::module::{MissingModule, ModuleFilter};
+use crate::filter::plugins::{self, Filter, Phase};
+use crate::filter::verdict::{BodyInterest, Longer};
 use crate::message::Stage;
 use crate::route::Expression;
-
-use super::super::build::{BuildContext, ChainKind, FieldError, FoundModule, ModuleSource};
-use super::super::exchange::Word;
-use super::super::module::{MissingModule, ModuleFilter};
-use super::super::plugins::{self, Filter, Phase};
-use super::super::verdict::{BodyInterest, Longer};
-use super::{CONSUMER, Chain, Link, LocalBody, ROUTE, transcoder_of};
 
 /// The most filters of one chain.
 const LINKS_MAX: usize = 64;

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::message::{ResponseHead, UpstreamView};
-
-use super::super::exchange::Exchange;
-use super::super::module::{Seat, Transformed};
-use super::super::plugins::Filter;
-use super::super::verdict::{BodyAction, BodyInterest, LocalResponse, Longer, Rewritten, Verdict};
 use super::{Chain, Link, ROUTE, Step};
+use crate::filter::exchange::Exchange;
+use crate::filter::module::{Seat, Transformed};
+use crate::filter::plugins::Filter;
+use crate::filter::verdict::{BodyAction, BodyInterest, LocalResponse, Longer, Rewritten, Verdict};
+use crate::message::{ResponseHead, UpstreamView};
 
 /// As in APISIX, shorter delays are not worth waiting for.
 const DELAY_MIN: Duration = Duration::from_millis(1);

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::super::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict};
-use super::super::host::Note;
-use super::super::instance::{Live, Side};
-use super::super::slots::{Slot, calls_of_a_life};
-use super::super::{CallError, LoadError};
 use super::{Mode, Plugin};
+use crate::plugin::abi::{ChunkVerdict, Frame, FrameRuling, Head, HeadVerdict};
+use crate::plugin::host::Note;
+use crate::plugin::instance::{Live, Side};
+use crate::plugin::slots::{Slot, calls_of_a_life};
+use crate::plugin::{CallError, LoadError};
 
 /// A verdict, and what the guest noted on the way.
 pub type Told<T> = (Result<T, CallError>, Vec<Note>);

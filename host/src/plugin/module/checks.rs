@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::abi::{Head, Interest, Phases};
-use super::super::component::{Component, Interface};
-use super::super::host::Owner;
-use super::super::image;
-use super::super::instance::{Config, Live, Side, shorten};
-use super::super::{CallError, LoadError};
 use super::{BODY_BYTES_MAX, Settings, Source, TIMER_INTERVAL_MIN, wait};
+use crate::plugin::abi::{Head, Interest, Phases};
+use crate::plugin::component::{Component, Interface};
+use crate::plugin::host::Owner;
+use crate::plugin::image;
+use crate::plugin::instance::{Config, Live, Side, shorten};
+use crate::plugin::{CallError, LoadError};
 
 /// How long the call may take that tries a module out; the first one is slow.
 const TRIAL_DEADLINE: Duration = Duration::from_millis(200);
+
 /// The image of a component, tried out as the component was; or why there is none.
 ///
 /// # Errors

@@ -6,16 +6,17 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use serde_json::Value;
 
-use super::super::component::Component;
-use super::super::engine::Engine;
-use super::super::ledger::Origin;
-use super::super::limits::Limits;
-use super::super::module::{Mode, OnFailure, Plugin, Settings};
-use super::super::{CallError, LoadError};
 use super::{Key, Modules};
 use crate::config::objects::{Module, ModuleFailure, ModuleInstance, ModuleVersion};
 use crate::config::{Blobs, COMPONENT_BYTES_MAX, Digest};
+use crate::plugin::component::Component;
+use crate::plugin::engine::Engine;
+use crate::plugin::ledger::Origin;
+use crate::plugin::limits::Limits;
+use crate::plugin::module::{Mode, OnFailure, Plugin, Settings};
+use crate::plugin::{CallError, LoadError};
 
+/// Compiled components that are in use, by their digest.
 pub(super) type Components = Arc<Mutex<HashMap<Digest, Weak<Component>>>>;
 
 /// A preparation that came to its end.

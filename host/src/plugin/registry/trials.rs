@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::super::component::Interface;
-use super::super::module::Plugin;
-use super::super::trial::{Trial, TrialEnd, TrialRecord};
 use super::{Gap, Modules};
 use crate::config::Id;
 use crate::config::objects::{Module, ModuleCanary, ModuleVersion};
+use crate::plugin::component::Interface;
+use crate::plugin::module::Plugin;
+use crate::plugin::trial::{Trial, TrialEnd, TrialRecord};
 
 /// A trial that ended by itself.
 #[derive(Debug, Clone)]
