@@ -4,11 +4,9 @@
 
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
-use nix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use wasmtime::component::{Component, InstancePre, Linker, ResourceTable, TypedFunc};
 use wasmtime::error::Context as _;
@@ -22,6 +20,7 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use crate::process::thread_time;
 use crate::report::{self, Circumstances, Line};
 use crate::stats::Spread;
 
@@ -60,17 +59,13 @@ pub(crate) fn run(circumstances: &Circumstances, lines: &mut Vec<Line>) -> Resul
     let function = Function::new(&engine)?;
     let mut costs = [const { Vec::new() }; PARTS.len()];
     for _ in 0..circumstances.rounds {
-        costs[0].push(timed(OPERATIONS[0], || echo.call())?);
-        costs[1].push(timed(OPERATIONS[1], || {
-            let mut store = store(&engine);
-            filter.instantiate(&mut store)?;
-            Ok(())
-        })?);
-        costs[2].push(timed(OPERATIONS[2], || function.serve())?);
+        costs[0].push(thread_time(OPERATIONS[0], || echo.call())?);
+        costs[1].push(thread_time(OPERATIONS[1], || filter.instantiate(&mut store(&engine)).map(drop))?);
+        costs[2].push(thread_time(OPERATIONS[2], || function.serve())?);
     }
     println!("\nwasmtime alone, us");
     for ((name, what), costs) in PARTS.into_iter().zip(costs) {
-        let cost = Spread::of(costs).context("no round")?;
+        let cost = Spread::of(costs.into_iter().map(|nanos| nanos / 1e3)).context("no round")?;
         println!("  {name:<16}{:>8.2}  {:.2}..{:.2}   {what}", cost.median, cost.min, cost.max);
         let ratio = Spread { median: 1.0, min: 1.0, max: 1.0 };
         lines.push(Line { case: name, contender: report::ENGINE.to_owned(), cost, ratio, load: None });
@@ -216,14 +211,4 @@ impl Function {
             Ok(())
         })
     }
-}
-
-/// Microseconds of this thread an operation.
-fn timed(operations: u32, mut operate: impl FnMut() -> Result<()>) -> Result<f64> {
-    let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
-    let before = spent()?;
-    for _ in 0..operations {
-        operate()?;
-    }
-    Ok((spent()? - before).as_secs_f64() * 1e6 / f64::from(operations))
 }

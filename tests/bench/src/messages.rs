@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use data_encoding::HEXLOWER;
-use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_transcode::{Plan, Transcoder};
@@ -18,6 +17,7 @@ use sluice_transcode::{Plan, Transcoder};
 use crate::cases::{Goal, TRANSCODER};
 use crate::compare;
 use crate::load::{HOST, message};
+use crate::process::thread_time;
 use crate::proxy::{Contender, Kit, Program, Proxy, Stage};
 use crate::report::{self, Circumstances, Line};
 
@@ -125,8 +125,10 @@ impl Native {
 
     fn measure(&self) -> Result<Times> {
         let mut out = Vec::with_capacity(4 * self.json.len());
-        let to_wire = timed(|| to_wire(&self.transcoder, std::hint::black_box(&self.json), &mut out))?;
-        let to_json = timed(|| to_json(&self.transcoder, std::hint::black_box(&self.wire), &mut out))?;
+        let to_wire =
+            thread_time(MESSAGES, || to_wire(&self.transcoder, std::hint::black_box(&self.json), &mut out))?;
+        let to_json =
+            thread_time(MESSAGES, || to_json(&self.transcoder, std::hint::black_box(&self.wire), &mut out))?;
         Ok([to_wire, to_json])
     }
 
@@ -163,16 +165,6 @@ fn to_wire(transcoder: &Transcoder, json: &str, out: &mut Vec<u8>) -> Result<()>
 fn to_json(transcoder: &Transcoder, wire: &[u8], out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     transcoder.decode_reply(REQUEST, REPLY, wire, out).map_err(|problem| anyhow::anyhow!("{problem}"))
-}
-
-/// Nanoseconds of this thread a call.
-fn timed(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
-    let before = spent()?;
-    for _ in 0..MESSAGES {
-        call()?;
-    }
-    Ok((spent()? - before).as_nanos() as f64 / f64::from(MESSAGES))
 }
 
 /// The module in the engine of a Sluice, without a gateway around it.

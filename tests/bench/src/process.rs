@@ -5,9 +5,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::time::clock_getcpuclockid;
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
 /// A process and the children it has now.
@@ -60,6 +61,19 @@ impl Tree {
     pub(crate) fn ids(&self) -> impl Iterator<Item = i32> + '_ {
         self.0.iter().copied()
     }
+}
+
+/// Nanoseconds of this thread an operation takes, over so many of them.
+pub(crate) fn thread_time<E: From<Errno>>(
+    operations: u32,
+    mut operate: impl FnMut() -> Result<(), E>,
+) -> Result<f64, E> {
+    let spent = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    let before = spent()?;
+    for _ in 0..operations {
+        operate()?;
+    }
+    Ok((spent()? - before).as_nanos() as f64 / f64::from(operations))
 }
 
 /// Puts the calling thread, and what it starts from now on, on these CPUs.
