@@ -104,7 +104,7 @@ impl Chain {
     }
 
     /// Whether a filter asks who sends the request; then
-    /// [`Exchange::consumers`] must be there.
+    /// [`Exchange::consumers`](super::Exchange::consumers) must be there.
     #[must_use]
     pub fn needs_consumers(&self) -> bool {
         self.needs_consumers
