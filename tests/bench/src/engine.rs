@@ -20,8 +20,9 @@ use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
 
+use crate::plugin::components;
 use crate::process::thread_time;
-use crate::report::{self, Circumstances, Line};
+use crate::report::{Circumstances, Line};
 use crate::stats::Spread;
 
 /// The names of what is measured, and what each is.
@@ -68,7 +69,7 @@ pub(crate) fn run(circumstances: &Circumstances, lines: &mut Vec<Line>) -> Resul
         let cost = Spread::of(costs.into_iter().map(|nanos| nanos / 1e3)).context("no round")?;
         println!("  {name:<16}{:>8.2}  {:.2}..{:.2}   {what}", cost.median, cost.min, cost.max);
         let ratio = Spread { median: 1.0, min: 1.0, max: 1.0 };
-        lines.push(Line { case: name, contender: report::ENGINE.to_owned(), cost, ratio, load: None });
+        lines.push(Line { case: name, contender: "wasmtime".to_owned(), cost, ratio, load: None });
     }
     Ok(())
 }
@@ -165,8 +166,9 @@ impl Echo {
 }
 
 fn guest(engine: &Engine, name: &str) -> Result<Component> {
-    let path = format!("{}/../../target/guests/{name}.wasm", env!("CARGO_MANIFEST_DIR"));
-    let bytes = std::fs::read(&path).with_context(|| format!("{path}: `cargo xtask plugins` builds it"))?;
+    let path = components().join("guests").join(name).with_extension("wasm");
+    let bytes = std::fs::read(&path)
+        .with_context(|| format!("{} is not built: cargo xtask plugins", path.display()))?;
     Component::from_binary(engine, &bytes)
 }
 
@@ -178,7 +180,7 @@ fn filter(engine: &Engine) -> Result<InstancePre<Host>> {
     linker.instantiate_pre(&code)
 }
 
-/// The edge function, on a thread of its own as in the gateway.
+/// The edge function, and the runtime its calls wait on.
 struct Function {
     engine: Engine,
     pre: ProxyPre<Host>,

@@ -223,6 +223,6 @@ fn rounds(
 }
 
 /// Where `cargo xtask plugins` puts components.
-fn components() -> PathBuf {
+pub(crate) fn components() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target")
 }

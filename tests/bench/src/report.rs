@@ -14,10 +14,8 @@ use crate::cases::Goal;
 use crate::load::Outcome;
 use crate::stats::{Spread, percentile};
 
-/// The engine of plugins, where it is measured by itself.
-pub(crate) const ENGINE: &str = "wasmtime";
 /// Contenders that no goal is for.
-const PEERS: [&str; 5] = ["nginx", "nginx-lua", "haproxy", "native", ENGINE];
+const PEERS: [&str; 4] = ["nginx", "nginx-lua", "haproxy", "native"];
 
 /// Figures of one contender in one case.
 #[derive(Debug, Clone, Serialize)]
